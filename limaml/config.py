@@ -1,0 +1,362 @@
+"""One application, one YAML, one frozen object.
+
+Everything an application needs is here; pipelines, the validation suite, the store layout, monitoring and the A/B
+report are derived from it. Names say what they are; where the paper has a Greek letter, the description gives it.
+"""
+
+import difflib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from limaml.errors import ConfigError
+from limaml.manifest import fingerprint
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Task(Section):
+    """What a task is, and how its samples are split (Alg. 2a)."""
+
+    keys: tuple[Column, ...] = Field(min_length=1, description="columns whose values together name a task")
+    support_fraction: Ratio = Field(default=0.75, description="oldest share of a task's samples used as support set")
+    max_samples: int = Field(default=64, ge=2, description="only this many most recent samples of a task are kept")
+
+
+class Feature(Section):
+    """One input column of the network."""
+
+    name: Column
+    kind: Literal["numeric", "categorical"] = "numeric"
+    transform: Literal["none", "log"] = Field(
+        default="none", description="log: sign(x)·log(1 + |x|), for heavy-tailed counts"
+    )
+    vocabulary: int = Field(
+        default=256, ge=1, description="categorical: this many most frequent values get their own vector"
+    )
+    minimum: float | None = Field(default=None, description="numeric: rows below are quarantined")
+    maximum: float | None = Field(default=None, description="numeric: rows above are quarantined")
+    maximum_null_ratio: Ratio = Field(default=1.0, description="more nulls than this fail validation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        """A bare name is a numeric feature."""
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Features(Section):
+    """Meta features describe the task's entity and feed the meta block; all others feed the global block (§4)."""
+
+    meta: tuple[Feature, ...] = Field(min_length=1)
+    other: tuple[Feature, ...] = Field(min_length=1)
+
+    @property
+    def all(self) -> tuple[Feature, ...]:
+        """Meta features, then the others, in the order of the file."""
+        return self.meta + self.other
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        both = sorted({f.name for f in self.meta} & {f.name for f in self.other})
+        if both:
+            raise ValueError(f"named as both meta and other: {', '.join(both)}; a feature feeds one block")
+        names = [f.name for f in self.all]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return self
+
+
+class PastAggregate(Section):
+    """A feature computed at import from strictly earlier logical days only."""
+
+    name: Column
+    keys: tuple[Column, ...] = Field(min_length=1)
+    statistic: Literal["rate", "count"] = "rate"
+    smoothing: Positive = Field(default=20.0, description="rate: prior weight, in samples, of the overall past rate")
+
+
+class Source(Section):
+    """How a flat log becomes interactions by day (`limaml import`); absent where upstream writes them."""
+
+    aggregates: tuple[PastAggregate, ...] = ()
+
+
+class Data(Section):
+    """Columns of the interactions that are neither features nor the label."""
+
+    member_column: Column = Field(default="member_id", description="the unit of cohorts and of A/B assignment")
+    item_column: Column = Field(default="item_id", description="what is scored")
+    row_id_column: Column | None = Field(
+        default=None, description="int64 identifier of a row, unique; checked for duplicates"
+    )
+    source: Source = Source()
+
+
+class Windows(Section):
+    """Which days are for what. Train < validation < test; a run's date is the first day not used."""
+
+    train_days: int = Field(default=14, ge=1)
+    validation_days: int = Field(default=2, ge=2, description="older half adapts, newer half scores, to choose θ")
+    test_days: int = Field(default=1, ge=1, description="what the gate scores")
+    lookback_days: int = Field(default=14, ge=1, description="recent window an embedding is fine-tuned on (X)")
+    utc_offset_hours: int = Field(
+        default=0, ge=-12, le=14, description="a logical day starts at this offset's midnight"
+    )
+
+
+class Validation(Section):
+    """When a day of interactions is refused."""
+
+    quarantine_budget: Ratio = Field(default=0.01, description="share of rows that may break a row rule")
+    label_rate: tuple[Ratio, Ratio] = Field(default=(0.001, 0.999), description="allowed share of positive labels")
+    minimum_rows_per_day: int = Field(default=1, ge=1)
+    maximum_duplicate_ratio: Ratio = Field(default=0.001, description="share of rows equal to another in all columns")
+    maximum_task_change: Positive = Field(
+        default=0.5, description="relative change of a day's tasks against the day before"
+    )
+    maximum_late_ratio: Ratio = Field(
+        default=0.05, description="share of rows filed under a later day than they happened"
+    )
+
+
+class Grouping(Section):
+    """Task grouping's engine; results do not depend on these."""
+
+    buckets: int = Field(
+        default=32, ge=1, description="more buckets, less memory: one bucket is sorted in memory at a time"
+    )
+    shards: int = Field(default=8, ge=1, description="files a task set is written to; whole tasks by hash")
+
+
+class Network(Section):
+    """The two blocks (§4)."""
+
+    embedding_width: int = Field(default=16, ge=1, description="D, width of a meta embedding")
+    meta_hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of the meta block")
+    global_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the global block")
+    category_width: int = Field(default=8, ge=1, description="width of a categorical feature's vector")
+    item_product: bool = Field(
+        default=True, description="feed the product of embedding and an item vector to the global block"
+    )
+    adapted_bias: bool = Field(default=True, description="one more embedding coordinate, added to the logit")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Training(Section):
+    """Alg. 2a and the recipe of §6.4."""
+
+    epochs: int = Field(default=8, ge=1)
+    tasks_per_batch: int = Field(default=128, ge=1)
+    global_learning_rate: Positive = Field(default=0.003, description="β, of the outer loop, at 128 tasks a batch")
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_fraction: Ratio = 0.1
+    gradient_clip: Positive = Field(default=1.0, description="norm of the outer gradient")
+    task_learning_rate: Positive = Field(default=0.1, description="α, of the inner loop; where learned, its start")
+    learned_task_learning_rate: bool = Field(default=True, description="learn α per coordinate")
+    inner_steps: int = Field(default=3, ge=0, description="n, inner steps in training")
+    inner_loss: Literal["mean", "shrunk"] = Field(
+        default="shrunk", description="shrunk: sum over (samples + κ), κ learned"
+    )
+    shrinkage: Positive = Field(default=10.0, description="κ's start, in samples")
+    global_gradient: Literal["direct", "full"] = Field(
+        default="full", description="whether ∂/∂θ_global passes the inner loop"
+    )
+    support_drop: Ratio = Field(default=0.1, description="share of training tasks that see an empty support set")
+    unadapted_loss_weight: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="weight of the un-adapted loss on all rows, so that cold members stay well served"
+    )
+    patience: int = Field(default=3, ge=1, description="epochs without a better validation AUC before stopping")
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's choice")
+
+
+class Embeddings(Section):
+    """Alg. 2b."""
+
+    finetune_steps: int = Field(default=3, ge=0, description="k, steps on a task's recent samples")
+    pooling: Literal["latest", "mean", "max", "cosine"] = Field(
+        default="latest", description="how scored samples become one"
+    )
+    tasks_per_batch: int = Field(default=512, ge=1)
+
+
+class Gate(Section):
+    """What a challenger must show on the test window, as a pair (model, generated embeddings)."""
+
+    minimum_gain_over_vanilla: float = Field(default=0.0, description="relative AUC gain over vanilla, all rows")
+    minimum_gain_over_intercept: float = Field(
+        default=-0.005, description="relative AUC gain over the one-intercept-per-task control, rows with support"
+    )
+    maximum_drop_to_champion: Annotated[float, Field(ge=0)] = Field(default=0.001, description="relative AUC, all rows")
+    maximum_calibration_error: Ratio = Field(default=0.1, description="|mean score − label rate| over the label rate")
+    minimum_rows: int = Field(default=1000, ge=1, description="fewer test rows than this decide nothing: refused")
+
+
+class Store(Section):
+    """Where releases are published."""
+
+    url: str = Field(default="", description="lmdb:///path; empty: in the workspace, which must then be local")
+    dtype: Literal["float32", "float16"] = "float16"
+    keep_generations: int = Field(default=2, ge=2)
+    minimum_coverage: Ratio = Field(
+        default=0.99, description="published tasks over the tasks of the embeddings' manifest"
+    )
+
+
+class Monitoring(Section):
+    """Thresholds of the alarms; effect sizes, never p-values."""
+
+    maximum_age_hours: Positive = Field(default=36.0, description="of the newest release, since its as_of")
+    maximum_event_lag_hours: Positive = Field(default=36.0, description="as_of minus the newest event it has seen")
+    minimum_coverage: Ratio = Field(default=0.9, description="share of the active tasks that find an embedding")
+    feature_psi: Positive = Field(default=0.2, description="population stability index per feature")
+    prediction_psi: Positive = 0.2
+    embedding_shift: Positive = Field(default=0.5, description="distance of mean embeddings in units of their spread")
+    sample_rows: int = Field(
+        default=20_000, ge=1000, description="rows of the reservoir behind the readable drift report"
+    )
+
+
+class Experiment(Section):
+    """The A/B test of a release against the vanilla model."""
+
+    salt: str = Field(default="limaml", min_length=1)
+    treatment_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    split_check_alpha: Ratio = Field(
+        default=0.001, description="below this p-value the split is broken and no lift is shown"
+    )
+
+
+class Application(Section):
+    """One personalized application, whole."""
+
+    name: Slug
+    title: str = Field(min_length=1)
+    description: str = ""
+    task: Task
+    data: Data = Data()
+    features: Features
+    windows: Windows = Windows()
+    validation: Validation = Validation()
+    grouping: Grouping = Grouping()
+    network: Network = Network()
+    training: Training = Training()
+    embeddings: Embeddings = Embeddings()
+    gate: Gate = Gate()
+    store: Store = Store()
+    monitoring: Monitoring = Monitoring()
+    experiment: Experiment = Experiment()
+
+    @model_validator(mode="after")
+    def _columns_have_one_role(self) -> Self:
+        outcomes = {"event_time", "label"}
+        misused = sorted(outcomes & ({f.name for f in self.features.all} | set(self.task.keys)))
+        if misused:
+            raise ValueError(f"{', '.join(misused)} can be neither a feature nor a task key")
+        return self
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the whole configuration."""
+        return fingerprint(**self.model_dump(mode="json"))
+
+    def sections_hash(self, *sections: str) -> str:
+        """SHA-256 of some sections: what a stage that reads only these depends on."""
+        return fingerprint(**{name: getattr(self, name).model_dump(mode="json") for name in sections})
+
+
+def shipped_applications() -> list[str]:
+    """Names of the applications that come with the package."""
+    folder = resources.files("limaml") / "applications"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_application(name_or_path: str) -> Application:
+    """A shipped application by its name, or one from a YAML file by its path.
+
+    Raises:
+        ConfigError: no such application, not YAML, or fields that are wrong; all of them at once, each with its path.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"{name_or_path}: no such file")
+        text = path.read_text()
+    elif name_or_path in shipped_applications():
+        text = (resources.files("limaml") / "applications" / f"{name_or_path}.yaml").read_text()
+    else:
+        raise ConfigError(
+            f"no application {name_or_path!r}: give a path that ends in .yaml, or one of "
+            + ", ".join(shipped_applications())
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name_or_path}: not valid YAML: {error}") from error
+    return parse_application(content, name_or_path)
+
+
+def application_from_json(text: str) -> Application:
+    """The application a pipeline passed along as one JSON string.
+
+    Raises:
+        ConfigError: not JSON, or fields that are wrong.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the application is not valid JSON: {error}") from error
+    return parse_application(content, "application")
+
+
+def parse_application(content: Any, origin: str) -> Application:
+    """Validate plain data as an application; `origin` is named in errors."""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{origin}: an application is a mapping of sections, not {type(content).__name__}")
+    try:
+        return Application.model_validate(content)
+    except ValidationError as error:
+        lines = [_spell(item, content) for item in error.errors()]
+        plural = "errors" if len(lines) > 1 else "error"
+        raise ConfigError(f"{origin}: {len(lines)} {plural}\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _spell(item: Any, content: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        allowed = _fields_at(item["loc"][:-1])
+        close = difflib.get_close_matches(str(item["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed here: {', '.join(allowed)}"
+        return f"{path}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{path}: required, but not there"
+    message = item["msg"].removeprefix("Value error, ")
+    value = item["input"]
+    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    return f"{path}: {message}{shown}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Application
+    for part in location:
+        if isinstance(part, int):
+            continue
+        model = model.model_fields[part].annotation
+        while not (isinstance(model, type) and issubclass(model, BaseModel)):
+            model = model.__args__[0]
+    return list(model.model_fields)

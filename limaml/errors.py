@@ -1,0 +1,64 @@
+"""Every error a user can meet, and the exit code of the command that raises it.
+
+    LimamlError                      the root; never raised itself
+    ├── ConfigError            2     the application's YAML, a command's arguments, a model that contradicts them
+    ├── DataError              3     interactions or artifacts that break their contract
+    │   └── IntegrityError     3     bytes that don't match the manifest naming them
+    ├── GateRefused            4     the challenger did not earn promotion; the champion stays
+    ├── StorageError           5     a workspace that can't be read or written
+    ├── StoreError             5     an online store that can't be read or written, or a partial push
+    │   └── ReleaseConflict    5     the current release moved while we prepared the next one
+    └── LeaseHeld              6     another run holds (application, date)
+
+A message says what was wrong, where (file, column, row, task), the value seen, and what to do.
+"""
+
+
+class LimamlError(Exception):
+    """Root of the errors a user can meet."""
+
+    exit_code: int = 1
+
+
+class ConfigError(LimamlError):
+    """The configuration or the arguments of a command are wrong."""
+
+    exit_code = 2
+
+
+class DataError(LimamlError):
+    """Interactions or artifacts break their contract."""
+
+    exit_code = 3
+
+
+class IntegrityError(DataError):
+    """Bytes on disk do not match the manifest that names them."""
+
+
+class GateRefused(LimamlError):
+    """The challenger did not earn promotion; the champion is unchanged."""
+
+    exit_code = 4
+
+
+class StorageError(LimamlError):
+    """A workspace URI can't be read or written."""
+
+    exit_code = 5
+
+
+class StoreError(LimamlError):
+    """An online store can't be read or written, or a push stayed partial."""
+
+    exit_code = 5
+
+
+class ReleaseConflict(StoreError):
+    """The current release changed between reading and flipping the pointer."""
+
+
+class LeaseHeld(LimamlError):
+    """Another run works on the same (application, date)."""
+
+    exit_code = 6

@@ -1,0 +1,102 @@
+"""One run at a time per (application, date), across manual runs, retries and schedules.
+
+Kubeflow's `max_concurrency` does not see manual runs, so the workspace holds the lock: a file created exclusively.
+A lease left by a killed process expires; one whose process is known dead on this machine is taken over at once.
+"""
+
+import json
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from limaml import storage
+from limaml.errors import LeaseHeld, LimamlError
+
+log = logging.getLogger(__name__)
+
+EXPIRES_SECONDS = 15 * 60.0
+RENEW_SECONDS = 60.0
+
+
+@contextmanager
+def hold(uri: str, holder: str) -> Iterator[None]:
+    """Hold the lease at `uri` while the block runs, renewing it in the background.
+
+    Raises:
+        LeaseHeld: another live holder has it.
+    """
+    token = uuid.uuid4().hex
+    _acquire(uri, holder, token)
+    stop = threading.Event()
+    renewer = threading.Thread(target=_renew, args=(uri, holder, token, stop), daemon=True)
+    renewer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        renewer.join()
+        current = _read(uri)
+        if current is not None and current["token"] == token:
+            storage.delete(uri)
+
+
+def _body(holder: str, token: str) -> bytes:
+    process = psutil.Process()
+    body = {
+        "holder": holder,
+        "token": token,
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "started": process.create_time(),
+        "renewed_at": time.time(),
+    }
+    return json.dumps(body).encode()
+
+
+def _acquire(uri: str, holder: str, token: str) -> None:
+    for _ in range(2):
+        if storage.create_exclusive(uri, _body(holder, token)):
+            return
+        current = _read(uri)
+        if current is None:
+            continue
+        if _alive(current):
+            age = time.time() - current["renewed_at"]
+            raise LeaseHeld(
+                f"{current['holder']} holds {uri} (host {current['host']}, pid {current['pid']}, renewed {age:.0f} s "
+                f"ago): wait for it to end; a dead holder's lease expires after {EXPIRES_SECONDS:.0f} s"
+            )
+        log.warning("taking over the lease of %s, which ended without releasing it", current["holder"])
+        storage.delete(uri)
+    raise LeaseHeld(f"another run took {uri} at the same moment: try again")
+
+
+def _alive(lease: dict) -> bool:
+    if lease["host"] == socket.gethostname():
+        try:
+            return psutil.Process(lease["pid"]).create_time() == lease["started"]
+        except psutil.NoSuchProcess:
+            return False
+    return time.time() - lease["renewed_at"] < EXPIRES_SECONDS
+
+
+def _read(uri: str) -> dict | None:
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except LimamlError:
+        return None
+
+
+def _renew(uri: str, holder: str, token: str, stop: threading.Event) -> None:
+    while not stop.wait(RENEW_SECONDS):
+        current = _read(uri)
+        if current is None or current["token"] != token:
+            log.error("lost the lease %s", uri)
+            return
+        storage.write_bytes(uri, _body(holder, token))

@@ -1,0 +1,79 @@
+"""Every column name and type that crosses a file boundary, once.
+
+A row's journey: `interactions/date=D` (upstream) → task sets (`task_set_schema`) → embeddings (`embedding_schema`).
+Times are UTC microseconds. `row_id` is the upstream identifier of a row, 0 where the application names no such column.
+"""
+
+import pyarrow as pa
+
+EVENT_TIME = "event_time"
+LABEL = "label"
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+# Beside the interactions, written by the simulator only: what no real log knows.
+TRUE_PROBABILITY = "true_probability"
+
+# Visits and sign-ups.
+MEMBER = "member_id"
+VISIT_TIME = "visit_time"
+SIGNUP_TIME = "signup_time"
+
+# Task sets: one row a sample, rows of a task contiguous and chronological.
+TASK_ID = "task_id"
+ROW_ID = "row_id"
+IS_QUERY = "is_query"
+META_NUMERIC = "meta_numeric"
+META_CATEGORY = "meta_category"
+OTHER_NUMERIC = "other_numeric"
+OTHER_CATEGORY = "other_category"
+
+# Embeddings.
+EMBEDDING = "embedding"
+MODEL_VERSION = "model_version"
+AS_OF = "as_of"
+NEWEST_EVENT_TIME = "newest_event_time"
+SAMPLES = "samples"
+
+
+def task_set_schema(meta_numeric: int, meta_category: int, other_numeric: int, other_category: int) -> pa.Schema:
+    """Columns of a task-set shard.
+
+    Numeric features are one fixed-size list of float32 per row (NaN for null); categorical features one fixed-size list
+    of int64 codes (a stable 63-bit hash of the value's text; 0 for null). Both follow the order of the configuration.
+    """
+    return pa.schema(
+        [
+            (TASK_ID, pa.string()),
+            (EVENT_TIME, TIMESTAMP),
+            (ROW_ID, pa.int64()),
+            (LABEL, pa.int8()),
+            (IS_QUERY, pa.bool_()),
+            (META_NUMERIC, pa.list_(pa.float32(), meta_numeric)),
+            (META_CATEGORY, pa.list_(pa.int64(), meta_category)),
+            (OTHER_NUMERIC, pa.list_(pa.float32(), other_numeric)),
+            (OTHER_CATEGORY, pa.list_(pa.int64(), other_category)),
+        ]
+    )
+
+
+def embedding_schema(width: int) -> pa.Schema:
+    """Columns of an embedding shard: one row a task, ordered by `task_id`."""
+    return pa.schema(
+        [
+            (TASK_ID, pa.string()),
+            (EMBEDDING, pa.list_(pa.float32(), width)),
+            (MODEL_VERSION, pa.string()),
+            (AS_OF, TIMESTAMP),
+            (NEWEST_EVENT_TIME, TIMESTAMP),
+            (SAMPLES, pa.int32()),
+        ]
+    )
+
+
+def task_id(*values: object) -> str:
+    """The canonical text of a task key: values joined by `|`, with `|` and `\\` inside a value escaped by `\\`.
+
+    >>> task_id(42, "digest")
+    '42|digest'
+    """
+    return "|".join(str(value).replace("\\", "\\\\").replace("|", "\\|") for value in values)

@@ -1,0 +1,102 @@
+"""How every stage runs: skip when done, build beside, appear at once.
+
+A stage is a function from input URIs and the application to a manifest at an output URI. Its fingerprint (inputs,
+the configuration sections it reads, its own version) decides whether an existing output is already the answer.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from limaml import storage
+from limaml.config import Application
+from limaml.manifest import FileEntry, Manifest, file_entry, find_manifest, fingerprint, write_manifest
+
+log = logging.getLogger(__name__)
+
+
+class Stage:
+    """One run of a stage: what it reads, where it writes, and the manifest it owes.
+
+    Args:
+        kind: what is written (`validated`, `task_set`, `model`, `embeddings`, …).
+        output: URI of the directory.
+        application: the configuration.
+        sections: names of the application's sections this stage reads; a change in others does not redo it.
+        inputs: input name → manifest digest or any JSON value that identifies the input.
+        version: raise it when the stage's code changes what it writes.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        output: str,
+        application: Application,
+        sections: tuple[str, ...],
+        inputs: dict[str, Any],
+        version: int = 1,
+    ) -> None:
+        self.kind = kind
+        self.output = storage.normalize(output)
+        self.application = application
+        self.inputs = inputs
+        self.fingerprint = fingerprint(
+            kind=kind,
+            version=version,
+            application=application.name,
+            config=application.sections_hash(*sections),
+            inputs=inputs,
+        )
+
+    def manifest(
+        self,
+        files: list[FileEntry],
+        counts: dict[str, int],
+        details: dict[str, Any] | None = None,
+    ) -> Manifest:
+        """The manifest of this run."""
+        digests = {name: fingerprint(value=value) for name, value in self.inputs.items()}
+        return Manifest(
+            kind=self.kind,
+            application=self.application.name,
+            fingerprint=self.fingerprint,
+            config_hash=self.application.config_hash,
+            files=files,
+            counts=counts,
+            details=details or {},
+            inputs=digests,
+        )
+
+    def run(self, build: Callable[[Path], Manifest], resumable: bool = False) -> Manifest:
+        """Return the finished manifest, building it only if the output is not already made from the same things.
+
+        `build` gets a local directory, writes its files there and returns `self.manifest(...)`.
+        """
+        existing = find_manifest(self.output)
+        if existing is not None and existing.fingerprint == self.fingerprint:
+            log.info("%s: up to date at %s (%s)", self.kind, self.output, _spell(existing.counts))
+            return existing
+        started = time.monotonic()
+        log.info("%s: writing %s", self.kind, self.output)
+        with storage.atomic_directory(self.output, self.fingerprint if resumable else "") as directory:
+            manifest = build(directory)
+            write_manifest(directory, manifest)
+        log.info("%s: done in %.1f s (%s)", self.kind, time.monotonic() - started, _spell(manifest.counts))
+        return manifest
+
+
+def entries(directory: Path, rows: dict[str, int] | None = None, pattern: str = "*") -> list[FileEntry]:
+    """Entries of the files of a directory in the making, by name; `rows` gives row counts by relative path."""
+    known = rows or {}
+    files = sorted(p for p in directory.rglob(pattern) if p.is_file() and not p.name.startswith("."))
+    return [
+        file_entry(path, directory, known.get(str(path.relative_to(directory))))
+        for path in files
+        if path.name != storage.MANIFEST
+    ]
+
+
+def _spell(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value:,}" for name, value in counts.items())

@@ -1,0 +1,89 @@
+"""Where everything of one application lies below its workspace URI: the only place that knows these paths."""
+
+import os
+from dataclasses import dataclass
+from datetime import date
+
+from limaml import storage
+from limaml.config import Application
+from limaml.errors import ConfigError
+from limaml.windows import TaskSplit, Window
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of an application. `root` is the workspace URI as the user gave it."""
+
+    root: str
+    application: str
+
+    def _path(self, *parts: str) -> str:
+        return storage.join(self.root, self.application, *parts)
+
+    @property
+    def data(self) -> str:
+        """Interactions, visits and sign-ups made by `limaml import` or `limaml simulate`."""
+        return self._path("data")
+
+    def validated(self, window: Window) -> str:
+        """Result of validating a window."""
+        return self._path("validated", window.name)
+
+    def tasks(self, split: TaskSplit) -> str:
+        """A task set. The boundary is in the path, since two runs may group one window differently."""
+        boundary = f"_{split.boundary}" if split.boundary else ""
+        return self._path("tasks", split.name, split.window.name + boundary)
+
+    def model(self, version: str) -> str:
+        """A trained model."""
+        return self._path("model", version)
+
+    def embeddings(self, model_version: str, as_of: date) -> str:
+        """A generation's embeddings as files."""
+        return self._path("embeddings", model_version, as_of.isoformat())
+
+    def decision(self, model_version: str) -> str:
+        """The gate's decision on a model."""
+        return self._path("decision", model_version)
+
+    def monitoring(self, as_of: date) -> str:
+        """Drift and staleness of a day."""
+        return self._path("monitoring", as_of.isoformat())
+
+    def experiment(self, window: Window) -> str:
+        """An A/B test's report."""
+        return self._path("experiment", window.name)
+
+    def run(self, as_of: date, kind: str) -> str:
+        """Final states and summaries of runs."""
+        return self._path("runs", f"{as_of.isoformat()}_{kind}")
+
+    def lease(self, as_of: date) -> str:
+        """The lock file of a logical date."""
+        return self._path("leases", f"{as_of.isoformat()}.json")
+
+    def store_url(self, application: Application) -> str:
+        """The online store: as configured, or an LMDB store inside a local workspace.
+
+        Raises:
+            ConfigError: nothing is configured and the workspace is not local.
+        """
+        if application.store.url:
+            return application.store.url
+        if not storage.is_local(self.root):
+            raise ConfigError(f"store.url: required, since the workspace {self.root} is not a local directory")
+        return "lmdb://" + str(storage.local_path(self._path("store")))
+
+    def tracking_uri(self) -> str:
+        """MLflow: `MLFLOW_TRACKING_URI` where set, else an sqlite file inside a local workspace.
+
+        Raises:
+            ConfigError: the variable is not set and the workspace is not local.
+        """
+        if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+            return uri
+        if not storage.is_local(self.root):
+            raise ConfigError(f"MLFLOW_TRACKING_URI must be set, since the workspace {self.root} is not local")
+        directory = storage.local_path(self._path())
+        directory.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{directory}/mlflow.db"
