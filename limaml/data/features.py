@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from limaml.config import Feature
 from limaml.errors import DataError
@@ -105,13 +104,17 @@ def _numbers(name: str, column: pa.Array) -> npt.NDArray[np.float32]:
 
 
 def _canonical_text(values: pa.Array) -> pa.Array:
-    kind = values.type
-    if not pa.types.is_floating(kind):
-        return values.cast(pa.string())
-    known = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values)
-    whole = pc.and_(pc.equal(known, pc.trunc(known)), pc.less(pc.abs(known), pa.scalar(2.0**63, kind)))
-    integers = pc.if_else(whole, known, pa.scalar(0, kind)).cast(pa.int64(), safe=False)
-    return pc.if_else(whole, integers.cast(pa.string()), known.cast(pa.string()))
+    texts = values.cast(pa.string())
+    if not pa.types.is_floating(values.type):
+        return texts
+    pairs = zip(values.cast(pa.float64()).to_pylist(), texts.to_pylist(), strict=True)
+    return pa.array([_float_text(number, text) for number, text in pairs], pa.string())
+
+
+def _float_text(number: float | None, text: str) -> str | None:
+    if number is None or number != number:
+        return None
+    return str(int(number)) if number.is_integer() else text
 
 
 def _is_text(kind: pa.DataType) -> bool:
