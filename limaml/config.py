@@ -145,6 +145,10 @@ class Network(Section):
     """The two blocks (§4)."""
 
     embedding_width: int = Field(default=16, ge=1, description="D, width of a meta embedding")
+    adapted: Literal["meta_block", "embedding"] = Field(
+        default="embedding",
+        description="what the inner loop moves: every weight of the meta block, or its output shift",
+    )
     meta_hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of the meta block")
     global_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the global block")
     category_width: int = Field(default=8, ge=1, description="width of a categorical feature's vector")
@@ -179,6 +183,7 @@ class Training(Section):
         default=1.0, description="weight of the un-adapted loss on all rows, so that cold members stay well served"
     )
     patience: int = Field(default=3, ge=1, description="epochs without a better validation AUC before stopping")
+    checkpoint_steps: int = Field(default=500, ge=1, description="outer steps between checkpoints")
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's choice")

@@ -1,1 +1,197 @@
-"""A trained model as files: `model/<version>/` holds the weights, how to rebuild the network, and a manifest."""
+"""A trained model as files, and the model a reader gets back: numpy in, numpy out.
+
+`model/<version>/` holds `theta.safetensors` (LiMAML), `vanilla.safetensors` (the baseline, same network trained without
+an inner loop), `model.json` (network, feature statistics, configuration) and a manifest. Nothing in it is executable.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from limaml import storage
+from limaml.config import Application, parse_application
+from limaml.data.batches import TaskBatch
+from limaml.errors import ConfigError, DataError
+from limaml.learning.adaptation import embed
+from limaml.learning.encoders import FeatureStatistics
+from limaml.learning.network import Network, NetworkSpec
+from limaml.learning.rows import rows_of
+from limaml.manifest import read_manifest, verify_files
+
+Algorithm = Literal["limaml", "vanilla"]
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
+
+_WEIGHTS: dict[str, str] = {"limaml": "theta.safetensors", "vanilla": "vanilla.safetensors"}
+_DESCRIPTION = "model.json"
+_DEFAULT_EMBEDDING = "default_embedding"
+
+
+def network_spec(application: Application) -> NetworkSpec:
+    """The network an application asks for."""
+    network, training = application.network, application.training
+    return NetworkSpec(
+        embedding_width=network.embedding_width,
+        meta_hidden=network.meta_hidden,
+        global_hidden=network.global_hidden,
+        category_width=network.category_width,
+        item_product=network.item_product,
+        adapted_bias=network.adapted_bias,
+        dropout=network.dropout,
+        adapted=network.adapted,
+        task_learning_rate=training.task_learning_rate,
+        learned_task_learning_rate=training.learned_task_learning_rate,
+        inner_loss=training.inner_loss,
+        shrinkage=training.shrinkage,
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained network with what surrounds it; every method takes raw feature arrays (`limaml.data.features`)."""
+
+    version: str
+    digest: str
+    application: Application
+    algorithm: Algorithm
+    network: Network
+    default_embedding: Floats
+
+    @property
+    def embedding_width(self) -> int:
+        """W: the embedding's width, with the adapted bias where there is one."""
+        return self.network.width
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.network.parameters()).device
+
+    def embed(self, batch: TaskBatch, steps: int | None = None, pooling: str | None = None) -> Floats:
+        """[T, W] float32 meta embeddings from the batch's support rows (Alg. 2b).
+
+        `steps` and `pooling` default to the application's. Every task must have at least one support row.
+        """
+        rows = rows_of(batch, self.device)
+        support = rows.where(torch.as_tensor(~batch.is_query).to(self.device))
+        options = self.application.embeddings
+        steps = options.finetune_steps if steps is None else steps
+        return _numpy(embed(self.network, support, steps, pooling or options.pooling))
+
+    @torch.no_grad()
+    def zero_shot(self, meta_numeric: Floats, meta_category: Codes) -> Floats:
+        """[R, W] float32: the un-adapted meta block on live meta features [R, Mn], [R, Mc]."""
+        x_RM = self.network.meta_encoder(*self._tensors(meta_numeric, meta_category))
+        return _numpy(self.network.meta_block(x_RM))
+
+    @torch.no_grad()
+    def score(self, embedding: Floats, other_numeric: Floats, other_category: Codes) -> Floats:
+        """[R] float32 probabilities from embeddings [R, W] and the other features [R, On], [R, Oc]."""
+        z_RO = self.network.other_encoder(*self._tensors(other_numeric, other_category))
+        embedding_RW = torch.as_tensor(embedding, dtype=torch.float32).to(self.device)
+        return _numpy(torch.sigmoid(self.network.global_block(z_RO, embedding_RW)))
+
+    def predict_unadapted(
+        self, meta_numeric: Floats, meta_category: Codes, other_numeric: Floats, other_category: Codes
+    ) -> Floats:
+        """[R] float32 probabilities of the network without any adaptation: how the vanilla baseline scores."""
+        return self.score(self.zero_shot(meta_numeric, meta_category), other_numeric, other_category)
+
+    def _tensors(self, numeric: Floats, category: Codes) -> tuple[Tensor, Tensor]:
+        return (
+            torch.as_tensor(numeric, dtype=torch.float32).to(self.device),
+            torch.as_tensor(category, dtype=torch.int64).to(self.device),
+        )
+
+
+def save_model(
+    directory: Path,
+    version: str,
+    application: Application,
+    networks: dict[Algorithm, Network],
+    meta: FeatureStatistics,
+    other: FeatureStatistics,
+) -> None:
+    """Write weights and description of both networks into a directory in the making."""
+    description = {
+        "format": 1,
+        "version": version,
+        "application": application.model_dump(mode="json"),
+        "meta": asdict(meta),
+        "other": asdict(other),
+    }
+    (directory / _DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+    for algorithm, network in networks.items():
+        tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        tensors[_DEFAULT_EMBEDDING] = _default_embedding(network)
+        save_file(tensors, directory / _WEIGHTS[algorithm])
+
+
+@torch.no_grad()
+def _default_embedding(network: Network) -> Tensor:
+    """The un-adapted embedding of a member with average numeric features and unknown categories."""
+    encoder = network.meta_encoder
+    numeric = torch.full((1, len(encoder.mean)), torch.nan)
+    category = torch.zeros((1, len(encoder.tables)), dtype=torch.int64)
+    x_1M = encoder.to("cpu")(numeric, category)
+    return network.meta_block.to("cpu")(x_1M)[0].contiguous()
+
+
+def load_model(
+    uri: str, application: Application | None = None, algorithm: Algorithm = "limaml", device: str = "cpu"
+) -> Model:
+    """The model at a URI, its sums checked.
+
+    Raises:
+        DataError: not a model directory of a known format.
+        IntegrityError: a file does not match the manifest.
+        ConfigError: `application` asks for other task keys or features than the model was trained with.
+    """
+    manifest = read_manifest(uri, kind="model")
+    verify_files(uri, manifest)
+    description = json.loads(storage.read_bytes(storage.join(uri, _DESCRIPTION)))
+    if description.get("format") != 1:
+        raise DataError(f"{uri}: model format {description.get('format')!r} is not known to this version")
+    trained = parse_application(description["application"], f"{uri}/{_DESCRIPTION}")
+    if application is not None:
+        _check_schema(uri, trained, application)
+    meta, other = (FeatureStatistics(**description[block]) for block in ("meta", "other"))
+    network = Network(network_spec(trained), meta, other)
+    tensors = load_tensors(storage.read_bytes(storage.join(uri, _WEIGHTS[algorithm])))
+    default = tensors.pop(_DEFAULT_EMBEDDING)
+    network.load_state_dict(tensors)
+    network.eval().requires_grad_(False).to(device)
+    return Model(description["version"], manifest.digest, trained, algorithm, network, _numpy(default))
+
+
+def _check_schema(uri: str, trained: Application, wanted: Application) -> None:
+    def names(application: Application) -> dict[str, Any]:
+        return {
+            "task.keys": list(application.task.keys),
+            "features.meta": [(f.name, f.kind) for f in application.features.meta],
+            "features.other": [(f.name, f.kind) for f in application.features.other],
+        }
+
+    before, now = names(trained), names(wanted)
+    changed = [
+        f"{field}: trained with {before[field]}, configured {now[field]}"
+        for field in now
+        if before[field] != now[field]
+    ]
+    if changed:
+        raise ConfigError(
+            f"the model {uri} does not fit the configuration; train again or restore it\n  " + "\n  ".join(changed)
+        )
+
+
+def _numpy(tensor: Tensor) -> Floats:
+    return tensor.detach().cpu().numpy().astype(np.float32, copy=False)

@@ -1,0 +1,112 @@
+"""Raw feature arrays → the vectors both blocks read. Statistics come from the training window only."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """What standardizing needs, per numeric feature, and the vocabulary of each categorical one.
+
+    Attributes:
+        log: numeric features on a signed log scale.
+        mean: mean after the log, nulls left out.
+        scale: standard deviation after the log, 1 where a feature is constant.
+        nullable: numeric features that had nulls, which get an indicator.
+        vocabulary: per categorical feature, its kept codes, ascending.
+    """
+
+    log: list[bool]
+    mean: list[float]
+    scale: list[float]
+    nullable: list[bool]
+    vocabulary: list[list[int]]
+
+
+def fit_statistics(
+    batches: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]],
+    log: Sequence[bool],
+    vocabulary_sizes: Sequence[int],
+) -> FeatureStatistics:
+    """One streaming pass over (numeric [R, n], category [R, c]) arrays.
+
+    The vocabulary keeps the most frequent codes, ties by code, so that the order of batches does not matter.
+    """
+    log_n = np.asarray(log, dtype=bool)
+    count, total, square = (np.zeros(len(log_n)) for _ in range(3))
+    nulls = np.zeros(len(log_n), dtype=np.int64)
+    counters: list[Counter[int]] = [Counter() for _ in vocabulary_sizes]
+    for numeric, category in batches:
+        value = _signed_log(numeric.astype(np.float64), log_n)
+        seen = ~np.isnan(value)
+        value = np.where(seen, value, 0.0)
+        count += seen.sum(0)
+        total += value.sum(0)
+        square += (value * value).sum(0)
+        nulls += (~seen).sum(0)
+        for column, counter in enumerate(counters):
+            codes, times = np.unique(category[:, column], return_counts=True)
+            counter.update(dict(zip(codes.tolist(), times.tolist(), strict=True)))
+    mean = total / np.maximum(count, 1)
+    deviation = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean * mean, 0.0))
+    scale = np.where(deviation > 1e-6 * (1.0 + np.abs(mean)), deviation, 1.0)
+    vocabulary = []
+    for counter, size in zip(counters, vocabulary_sizes, strict=True):
+        counter.pop(0, None)
+        frequent = sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:size]
+        vocabulary.append(sorted(code for code, _ in frequent))
+    return FeatureStatistics(log_n.tolist(), mean.tolist(), scale.tolist(), (nulls > 0).tolist(), vocabulary)
+
+
+def _signed_log(value: npt.NDArray[np.float64], log_n: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    return np.where(log_n, np.sign(value) * np.log1p(np.abs(value)), value)
+
+
+class FeatureEncoder(nn.Module):
+    """Standardized numeric features, indicators of nulls, and a learned vector per categorical value.
+
+    Standardized values are clipped to ±10, so that one wild value can't carry an inner step away. Vector 0 of each
+    categorical feature stands for null and for every value outside the vocabulary.
+    """
+
+    log: Tensor
+    mean: Tensor
+    scale: Tensor
+    nullable: Tensor
+
+    def __init__(self, statistics: FeatureStatistics, category_width: int) -> None:
+        super().__init__()
+        self.register_buffer("log", torch.tensor(statistics.log, dtype=torch.bool), persistent=False)
+        self.register_buffer("mean", torch.tensor(statistics.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("scale", torch.tensor(statistics.scale, dtype=torch.float32), persistent=False)
+        nullable = [i for i, has_nulls in enumerate(statistics.nullable) if has_nulls]
+        self.register_buffer("nullable", torch.tensor(nullable, dtype=torch.int64), persistent=False)
+        for column, codes in enumerate(statistics.vocabulary):
+            # searchsorted needs a value to find: an empty vocabulary keeps one code no hash can have.
+            known = torch.tensor(codes or [-1], dtype=torch.int64)
+            self.register_buffer(f"codes_{column}", known, persistent=False)
+        widths = [min(category_width, len(codes) + 1) for codes in statistics.vocabulary]
+        self.tables = nn.ModuleList(
+            nn.Embedding(len(codes) + 1, width) for codes, width in zip(statistics.vocabulary, widths, strict=True)
+        )
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.3)  # type: ignore[arg-type]
+        self.width = len(statistics.log) + len(nullable) + sum(widths)
+
+    def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
+        """[R, n] and [R, c] raw → [R, width]."""
+        value = torch.where(self.log, numeric.sign() * numeric.abs().log1p(), numeric)
+        value = ((value - self.mean) / self.scale).clamp(-10, 10)
+        parts = [torch.nan_to_num(value, nan=0.0), numeric[:, self.nullable].isnan().to(numeric.dtype)]
+        for column, table in enumerate(self.tables):
+            codes = getattr(self, f"codes_{column}")
+            place = torch.searchsorted(codes, category[:, column].contiguous()).clamp(max=len(codes) - 1)
+            known = codes[place] == category[:, column]
+            parts.append(table(torch.where(known, place + 1, 0)))
+        return torch.cat(parts, dim=1)
