@@ -60,21 +60,36 @@ def _body(holder: str, token: str) -> bytes:
 
 
 def _acquire(uri: str, holder: str, token: str) -> None:
-    for _ in range(2):
-        if storage.create_exclusive(uri, _body(holder, token)):
-            return
+    if storage.create_exclusive(uri, _body(holder, token)):
+        return
+    current = _read(uri)
+    if current is not None and _alive(current):
+        age = time.time() - current["renewed_at"]
+        raise LeaseHeld(
+            f"{current['holder']} holds {uri} (host {current['host']}, pid {current['pid']}, renewed {age:.0f} s "
+            f"ago): wait for it to end; a dead holder's lease expires after {EXPIRES_SECONDS:.0f} s"
+        )
+    if current is None or not _take_over(uri, current, holder, token):
+        raise LeaseHeld(f"another run took {uri} at the same moment: try again")
+    log.warning("took over the lease of %s, which ended without releasing it", current["holder"])
+
+
+def _take_over(uri: str, dead: dict, holder: str, token: str) -> bool:
+    """Replace a dead lease. Two runs may judge it dead at once: only the one that holds the takeover file may act."""
+    takeover = f"{uri}.takeover"
+    pending = _read(takeover)
+    if pending is not None and not _alive(pending):
+        storage.delete(takeover)
+    if not storage.create_exclusive(takeover, _body(holder, token)):
+        return False
+    try:
         current = _read(uri)
-        if current is None:
-            continue
-        if _alive(current):
-            age = time.time() - current["renewed_at"]
-            raise LeaseHeld(
-                f"{current['holder']} holds {uri} (host {current['host']}, pid {current['pid']}, renewed {age:.0f} s "
-                f"ago): wait for it to end; a dead holder's lease expires after {EXPIRES_SECONDS:.0f} s"
-            )
-        log.warning("taking over the lease of %s, which ended without releasing it", current["holder"])
-        storage.delete(uri)
-    raise LeaseHeld(f"another run took {uri} at the same moment: try again")
+        if current is None or current["token"] != dead["token"]:
+            return False
+        storage.write_bytes(uri, _body(holder, token))
+        return True
+    finally:
+        storage.delete(takeover)
 
 
 def _alive(lease: dict) -> bool:

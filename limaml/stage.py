@@ -12,7 +12,16 @@ from typing import Any
 
 from limaml import storage
 from limaml.config import Application
-from limaml.manifest import FileEntry, Manifest, file_entry, find_manifest, fingerprint, write_manifest
+from limaml.errors import IntegrityError
+from limaml.manifest import (
+    FileEntry,
+    Manifest,
+    file_entry,
+    find_manifest,
+    fingerprint,
+    verify_files,
+    write_manifest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +81,19 @@ class Stage:
     def run(self, build: Callable[[Path], Manifest], resumable: bool = False) -> Manifest:
         """Return the finished manifest, building it only if the output is not already made from the same things.
 
+        An output whose files no longer match their sums is built again.
+
         `build` gets a local directory, writes its files there and returns `self.manifest(...)`.
         """
         existing = find_manifest(self.output)
         if existing is not None and existing.fingerprint == self.fingerprint:
-            log.info("%s: up to date at %s (%s)", self.kind, self.output, _spell(existing.counts))
-            return existing
+            try:
+                verify_files(self.output, existing)
+            except IntegrityError as error:
+                log.warning("%s: %s", self.kind, error)
+            else:
+                log.info("%s: up to date at %s (%s)", self.kind, self.output, _spell(existing.counts))
+                return existing
         started = time.monotonic()
         log.info("%s: writing %s", self.kind, self.output)
         with storage.atomic_directory(self.output, self.fingerprint if resumable else "") as directory:

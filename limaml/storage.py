@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def create_exclusive(uri: str, data: bytes) -> bool:
             finally:
                 Path(stream.name).unlink()
         return True
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
@@ -160,14 +160,17 @@ def create_exclusive(uri: str, data: bytes) -> bool:
         if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
             return False
         raise StorageError(f"can't create {uri}: {error}") from error
+    except BotoCoreError as error:
+        raise StorageError(f"can't create {uri}: {error}") from error
     return True
 
 
 def delete(uri: str) -> None:
     """Remove a file or a directory tree; nothing happens when it is not there."""
     fs, path = filesystem(uri)
-    kind = fs.get_file_info(path).type
-    with storage_errors(uri, "delete"):
+    # Somebody else may delete it at the same moment: gone is gone.
+    with storage_errors(uri, "delete"), suppress(FileNotFoundError):
+        kind = fs.get_file_info(path).type
         if kind == pafs.FileType.Directory:
             fs.delete_dir(path)
         elif kind == pafs.FileType.File:
@@ -228,8 +231,11 @@ def atomic_directory(uri: str, resume_key: str = "") -> Iterator[Path]:
         if partial.exists() and not resume_key:
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        for leftover in partial.rglob(".*"):
-            leftover.unlink()
+        for leftover in sorted(partial.rglob(".*")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
     try:
         with storage_errors(uri, "write"):
             yield partial
