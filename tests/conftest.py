@@ -1,0 +1,72 @@
+"""Fixtures of every room: an S3 server in this process, a small application."""
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from limaml import storage
+from limaml.config import Application, parse_application
+
+# Several tests import torch side by side: one thread each keeps them from fighting over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "title": "A small application for tests",
+    "task": {"keys": ["member_id"], "max_samples": 16},
+    "data": {"member_column": "member_id", "item_column": "item_id", "row_id_column": "impression_id"},
+    "features": {
+        "meta": ["member_x0", "member_x1", {"name": "member_kind", "kind": "categorical", "vocabulary": 4}],
+        "other": ["item_x0", "item_x1", {"name": "notification_type", "kind": "categorical", "vocabulary": 8}],
+    },
+    "grouping": {"buckets": 4, "shards": 2},
+    "network": {"embedding_width": 4, "meta_hidden": [8], "global_hidden": [8], "category_width": 2},
+    "training": {"epochs": 1, "tasks_per_batch": 16, "threads": 1, "device": "cpu"},
+}
+
+
+@pytest.fixture
+def application() -> Application:
+    """Two numeric and one categorical feature on each side, tiny blocks."""
+    return parse_application(SMALL, "tests")
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3-compatible server on a free port."""
+    from moto.server import ThreadedMotoServer
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty bucket's URI; the process talks to the local server until the test ends."""
+    import boto3
+
+    settings = {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    storage._s3_client.cache_clear()
+    storage._s3_filesystem.cache_clear()
+    bucket = f"bucket-{abs(hash(request.node.nodeid)):x}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}"
+    storage._s3_client.cache_clear()
+    storage._s3_filesystem.cache_clear()
