@@ -1,0 +1,46 @@
+"""Generate meta embeddings (Alg. 2b)."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
+def generate_embeddings(
+    application: str,
+    workspace: str,
+    tasks: str,
+    manifest: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    model: str = "",
+) -> str:
+    """Adapt θ_meta to each task's recent samples and keep the adapted block's output as its embedding.
+
+    Args:
+        application: The application's configuration as one JSON string.
+        workspace: URI below which everything is kept.
+        tasks: URI of a task set with a support/query boundary; its support rows are used.
+        model: URI of the model; empty means the champion, the model the current release names.
+
+    Returns:
+        URI of the embeddings.
+    """
+    from components.support import Step, log_figures, save
+    from limaml.config import application_from_json
+    from limaml.manifest import read_manifest
+    from limaml.online.embeddings import generate_embeddings as generate
+    from limaml.online.release import current
+    from limaml.windows import TaskSplit
+    from limaml.workspace import Workspace
+
+    with Step():
+        app = application_from_json(application)
+        place = Workspace(workspace, app.name)
+        source = model or current(place.store_url(app), app).model_uri
+        version = read_manifest(source, "model").details["model_version"]
+        split = TaskSplit.model_validate(read_manifest(tasks, "task_set").details["split"])
+        output = place.embeddings(version, split.boundary)
+        embeddings = generate(source, tasks, output, app, split.boundary)
+        save(embeddings, output, manifest)
+        log_figures(embeddings.counts, metrics)
+    return output

@@ -1,0 +1,43 @@
+"""Train θ (Alg. 2a) and the vanilla baseline on the same batches."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
+def train_theta(
+    application: str,
+    workspace: str,
+    run_date: str,
+    train: str,
+    validation: str,
+    manifest: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Train θ_meta and θ_global, and the vanilla baseline, on a train split; choose θ on a validation split.
+
+    Args:
+        application: The application's configuration as one JSON string.
+        workspace: URI below which everything is kept.
+        run_date: Resolved logical date of the run.
+        train: URI of the train task set.
+        validation: URI of the validation task set.
+
+    Returns:
+        URI of the model.
+    """
+    from datetime import date
+
+    from components.support import Step, log_figures, save
+    from limaml.config import application_from_json
+    from limaml.training.train import train_model
+    from limaml.workspace import Workspace
+
+    with Step():
+        app = application_from_json(application)
+        place = Workspace(workspace, app.name)
+        model = train_model(train, validation, place.model(""), app, place.tracking_uri(), date.fromisoformat(run_date))
+        save(model, model.details["uri"], manifest)
+        log_figures(model.counts | model.details, metrics)
+    return model.details["uri"]

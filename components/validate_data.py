@@ -1,0 +1,52 @@
+"""Check a run's window of interactions; quarantine bad rows, refuse bad data."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
+def validate_data(
+    application: str,
+    workspace: str,
+    data: str,
+    run_date: str,
+    purpose: str,
+    manifest: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> NamedTuple("Outputs", [("run_date", str), ("validated", str)]):  # type: ignore[valid-type]
+    """Check the interactions of a run's window and set bad rows aside.
+
+    Args:
+        application: The application's configuration as one JSON string.
+        workspace: URI below which everything is kept.
+        data: URI of the data root (interactions/date=…).
+        run_date: Logical date of the run; empty or an unexpanded schedule placeholder means today (UTC).
+        purpose: `train` or `refresh`: which window the run reads.
+
+    Returns:
+        run_date: The resolved logical date, for every later step.
+        validated: URI of the validated window.
+    """
+    from components.support import Step, log_figures, save, save_page
+    from limaml import windows
+    from limaml.config import application_from_json
+    from limaml.data.validation import validate
+    from limaml.workspace import Workspace
+
+    with Step():
+        app = application_from_json(application)
+        as_of = windows.resolve_run_date(run_date)
+        if purpose == "train":
+            window = windows.training_window(app.windows, as_of)
+        else:
+            window = windows.refresh_split(app.windows, as_of).window
+        output = Workspace(workspace, app.name).validated(window)
+        validated = validate(data, output, app, window)
+        save(validated, output, manifest)
+        save_page(validated, output, report)
+        log_figures(validated.counts, metrics)
+    return as_of.isoformat(), output  # type: ignore[return-value]

@@ -1,0 +1,145 @@
+"""Run a pipeline on this machine: its compiled YAML, step after step, each in a process of its own.
+
+Kubeflow's local runner only says which step failed. Why is in the termination log that `components.support` writes,
+as it does in a cluster; here it becomes the same error again, with the same exit code.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from components import IMAGE, support
+from limaml import errors
+from limaml.manifest import Manifest
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """What a run left: the manifests of the steps that ended, by step name, and the error that ended it, if any."""
+
+    manifests: dict[str, Manifest]
+    error: errors.LimamlError | None = None
+
+
+def run_pipeline(pipeline: Any, arguments: dict[str, str]) -> LocalRun:
+    """Run a pipeline and stream its steps' logs to standard error.
+
+    Raises:
+        ConfigError: an argument holds `python3`, which Kubeflow's local runner would rewrite.
+    """
+    with tempfile.TemporaryDirectory(prefix="limaml-run-") as folder:
+        for name, value in {**arguments, "the folder for temporary files": folder}.items():
+            if "python3" in value:
+                raise errors.ConfigError(
+                    f"{name}: Kubeflow's local runner rewrites 'python3' inside arguments, and {value[:200]!r} holds "
+                    "it: "
+                    "use another name or path (a link is enough)"
+                )
+        root = Path(folder)
+        termination_log = root / "termination.log"
+        termination_log.touch()
+        error = _execute(_compile(pipeline, root), arguments, root, termination_log)
+        return LocalRun(_manifests(root / "outputs"), error)
+
+
+def _compile(pipeline: Any, folder: Path) -> Any:
+    from kfp import compiler, components
+
+    package = folder / "pipeline.yaml"
+    compiler.Compiler().compile(pipeline, str(package))
+    # No image is used here; the runner warns unless the image's name says that it has Python.
+    return components.load_component_from_text(package.read_text().replace(f"image: {IMAGE}", "image: python"))
+
+
+def _execute(pipeline: Any, arguments: dict[str, str], root: Path, termination_log: Path) -> errors.LimamlError | None:
+    from kfp import local
+
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root / "outputs"))
+    log = StepLog(sys.stderr)
+    environment = {
+        support.TERMINATION_LOG: str(termination_log),
+        support.LOCAL_RUN: "1",
+        "PYTHONSAFEPATH": "1",  # a folder of the user's called `components` must not shadow ours
+        "TMPDIR": str(root),
+    }
+    with _environment(environment), contextlib.redirect_stdout(log):
+        try:
+            pipeline(**arguments)
+        except RuntimeError as failure:
+            message = termination_log.read_text() or _COLOR.sub("", str(failure))
+            return _revive(message, log.step)
+    return None
+
+
+def _revive(message: str, step: str) -> errors.LimamlError:
+    """The error a step ended with; one that is not ours keeps its name inside the message."""
+    name, _, text = message.removeprefix("ERROR ").partition(": ")
+    kind = getattr(errors, name, None)
+    if message.startswith("ERROR ") and isinstance(kind, type) and issubclass(kind, errors.LimamlError):
+        return kind(text)
+    return errors.LimamlError(f"step {step} failed: {message.removeprefix('ERROR ')} (its log is above)")
+
+
+def _manifests(outputs: Path) -> dict[str, Manifest]:
+    found = sorted(outputs.glob("*/*/manifest"))
+    return {path.parent.name: Manifest.model_validate_json(path.read_text()) for path in found if path.is_file()}
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class StepLog:
+    """A text stream that passes on what a person watches: which step runs, and that step's own lines.
+
+    The runner's banners and the executor's dump of its input (the whole configuration, once a step) stay out.
+    """
+
+    def __init__(self, sink: TextIO) -> None:
+        self.sink = sink
+        self.step = ""
+        self._line = ""
+        self._inside = False
+        self._dump = False
+
+    def write(self, text: str) -> int:
+        """Take text in any pieces."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._take(_COLOR.sub("", line))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what is complete."""
+        self.sink.flush()
+
+    def _take(self, line: str) -> None:
+        if match := re.search(r" - INFO - Executing task '(.+)'$", line):
+            self.step, self._inside = match[1], True
+            self.sink.write(f"── {self.step}\n")
+        elif re.search(r" - (INFO|ERROR) - Task '.+' finished with status", line):
+            self._inside = False
+        elif self._dump:
+            self._dump = line.rstrip() != "    }"
+        elif line.startswith("    [KFP Executor"):
+            self._dump = line.endswith("Got executor_input:")
+        elif self._inside and line.startswith("    ") and line.strip():
+            self.sink.write(line[4:] + "\n")
