@@ -40,7 +40,14 @@ def task_set_schema(meta_numeric: int, meta_category: int, other_numeric: int, o
 
     Numeric features are one fixed-size list of float32 per row (NaN for null); categorical features one fixed-size list
     of int64 codes (a stable 63-bit hash of the value's text; 0 for null). Both follow the order of the configuration.
+    A width of 0 leaves its column out: Parquet can't read back lists of no items.
     """
+    lists = [
+        (META_NUMERIC, pa.float32(), meta_numeric),
+        (META_CATEGORY, pa.int64(), meta_category),
+        (OTHER_NUMERIC, pa.float32(), other_numeric),
+        (OTHER_CATEGORY, pa.int64(), other_category),
+    ]
     return pa.schema(
         [
             (TASK_ID, pa.string()),
@@ -48,10 +55,7 @@ def task_set_schema(meta_numeric: int, meta_category: int, other_numeric: int, o
             (ROW_ID, pa.int64()),
             (LABEL, pa.int8()),
             (IS_QUERY, pa.bool_()),
-            (META_NUMERIC, pa.list_(pa.float32(), meta_numeric)),
-            (META_CATEGORY, pa.list_(pa.int64(), meta_category)),
-            (OTHER_NUMERIC, pa.list_(pa.float32(), other_numeric)),
-            (OTHER_CATEGORY, pa.list_(pa.int64(), other_category)),
+            *((name, pa.list_(kind, width)) for name, kind, width in lists if width),
         ]
     )
 
@@ -77,3 +81,21 @@ def task_id(*values: object) -> str:
     '42|digest'
     """
     return "|".join(str(value).replace("\\", "\\\\").replace("|", "\\|") for value in values)
+
+
+def split_task_id(text: str) -> list[str]:
+    """The key values of a canonical task id.
+
+    >>> split_task_id("42|digest")
+    ['42', 'digest']
+    """
+    values, escaped = [""], False
+    for character in text:
+        if not escaped and character == "\\":
+            escaped = True
+        elif not escaped and character == "|":
+            values.append("")
+        else:
+            values[-1] += character
+            escaped = False
+    return values

@@ -1,0 +1,170 @@
+"""Scores of every algorithm on the same test rows: what the gate judges and the docs report.
+
+LiMAML is scored as it would be served: the global block on the *generated* embeddings, the un-adapted meta block for
+tasks without one. Fine-tuning strength of the two controls is chosen on validation, where an early part adapts and a
+later part scores.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from limaml.data.batches import TaskBatch
+from limaml.data.embedding_files import EmbeddingFiles
+from limaml.data.tasks import TaskSet
+from limaml.errors import DataError
+from limaml.learning.adaptation import adapt
+from limaml.learning.baselines import task_intercept
+from limaml.learning.rows import Rows, support_and_query
+from limaml.model import Model
+from limaml.training.metrics import auc
+
+log = logging.getLogger(__name__)
+
+RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
+RIDGES = (1.0, 3.0, 10.0, 30.0)
+TASKS_PER_BATCH = 512
+
+VANILLA = "vanilla"
+VANILLA_FINETUNED = "vanilla_finetuned"
+INTERCEPT = "vanilla_intercept"
+LIMAML = "limaml"
+LIMAML_UNADAPTED = "limaml_unadapted"
+CHAMPION = "champion"
+BEST_POSSIBLE = "best_possible"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Test rows and each algorithm's probabilities.
+
+    Attributes:
+        label: [N] 0 or 1.
+        task: [N] number of each row's task.
+        samples: [N] support samples of that task.
+        task_ids: canonical text of each task.
+        scores: algorithm → [N] float32 probabilities.
+    """
+
+    label: npt.NDArray[np.int8]
+    task: npt.NDArray[np.int64]
+    samples: npt.NDArray[np.int64]
+    task_ids: list[str]
+    scores: dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Strengths of the controls, chosen on validation."""
+
+    rate: float
+    ridge: float
+
+
+def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
+    """The task learning rate of vanilla fine-tuning and the ridge of the intercept with the best validation AUC."""
+
+    def best(candidates: Iterable[float], score: Callable[[Rows, Rows, float], torch.Tensor]) -> float:
+        results = {}
+        for value in candidates:
+            labels, logits = [], []
+            for batch in validation.batches(TASKS_PER_BATCH):
+                support, query = support_and_query(batch, vanilla.device)
+                logits.append(score(support, query, value).cpu().numpy())
+                labels.append(query.label_R.cpu().numpy())
+            results[value] = auc(np.concatenate(labels), np.concatenate(logits)) or 0.0
+        return max(results, key=lambda value: (results[value], -value))
+
+    with torch.no_grad():
+        return Tuned(
+            rate=best(RATES, lambda s, q, rate: _finetuned(vanilla, s, q, steps, rate)),
+            ridge=best(RIDGES, lambda s, q, ridge: _intercept(vanilla, s, q, ridge)),
+        )
+
+
+def _finetuned(model: Model, support: Rows, query: Rows, steps: int, rate: float | None) -> torch.Tensor:
+    adapted = adapt(model.network, support, steps, rate=rate)
+    with torch.no_grad():
+        return model.network(query, adapted)
+
+
+def _intercept(model: Model, support: Rows, query: Rows, ridge: float) -> torch.Tensor:
+    intercept_T = task_intercept(model.network(support), support, ridge)
+    return model.network(query) + intercept_T[query.task_R]
+
+
+def score_test(
+    limaml: Model,
+    vanilla: Model,
+    embeddings: EmbeddingFiles,
+    test: TaskSet,
+    tuned: Tuned,
+    champion: Model | None = None,
+    truth: dict[int, float] | None = None,
+) -> Scored:
+    """Score the query rows of a test set with every algorithm.
+
+    `champion` is adapted on the same support rows with its own θ. `truth` maps row ids to true probabilities.
+
+    Raises:
+        DataError: the test set has no query rows, or truth lacks one of them.
+    """
+    place, vectors = embeddings.lookup()
+    parts: dict[str, list[npt.NDArray]] = {}
+    labels, tasks, samples, task_ids = [], [], [], []
+    for batch in test.batches(TASKS_PER_BATCH):
+        support, query = support_and_query(batch, vanilla.device)
+        is_query = batch.is_query
+        row_task = batch.task_of_row[is_query]
+        labels.append(batch.label[is_query].astype(np.int8))
+        tasks.append(row_task + len(task_ids))
+        samples.append(batch.support[row_task])
+        task_ids.extend(batch.task_ids)
+        with torch.no_grad():
+            scores = {
+                VANILLA: torch.sigmoid(vanilla.network(query)).cpu().numpy(),
+                INTERCEPT: torch.sigmoid(_intercept(vanilla, support, query, tuned.ridge)).cpu().numpy(),
+            }
+        steps = limaml.application.embeddings.finetune_steps
+        finetuned = _finetuned(vanilla, support, query, steps, tuned.rate)
+        scores[VANILLA_FINETUNED] = torch.sigmoid(finetuned).cpu().numpy()
+        scores |= _as_served(limaml, batch, is_query, place, vectors)
+        if champion is not None:
+            steps = champion.application.embeddings.finetune_steps
+            scores[CHAMPION] = torch.sigmoid(_finetuned(champion, support, query, steps, None)).cpu().numpy()
+        if truth is not None:
+            scores[BEST_POSSIBLE] = _true_probability(batch, is_query, truth)
+        for name, score in scores.items():
+            parts.setdefault(name, []).append(score.astype(np.float32))
+    if not labels or sum(map(len, labels)) == 0:
+        raise DataError(f"{test.uri}: no query rows to score; is the test window empty?")
+    return Scored(
+        np.concatenate(labels),
+        np.concatenate(tasks),
+        np.concatenate(samples),
+        task_ids,
+        {name: np.concatenate(values) for name, values in parts.items()},
+    )
+
+
+def _as_served(
+    model: Model, batch: TaskBatch, is_query: npt.NDArray[np.bool_], place: dict[str, int], vectors: npt.NDArray
+) -> dict[str, npt.NDArray]:
+    row_task = batch.task_of_row[is_query]
+    unadapted = model.zero_shot(batch.meta_numeric[is_query], batch.meta_category[is_query])
+    found = np.array([place.get(task, -1) for task in batch.task_ids], dtype=np.int64)[row_task]
+    stored = np.where((found >= 0)[:, None], vectors[found] if len(vectors) else unadapted, unadapted)
+    other = batch.other_numeric[is_query], batch.other_category[is_query]
+    return {LIMAML: model.score(stored, *other), LIMAML_UNADAPTED: model.score(unadapted, *other)}
+
+
+def _true_probability(batch: TaskBatch, is_query: npt.NDArray[np.bool_], truth: dict[int, float]) -> npt.NDArray:
+    ids = batch.row_id[is_query].tolist()
+    missing = next((row for row in ids if row not in truth), None)
+    if missing is not None:
+        raise DataError(f"no true probability for row_id {missing}: truth and interactions are from different runs")
+    return np.array([truth[row] for row in ids], dtype=np.float32)

@@ -1,0 +1,163 @@
+"""MLflow, in one place: training runs, registered models, and the aliases promotion moves.
+
+Aliases: `challenger` (judged or being judged), `champion` (serves), `previous` (served before). A model version is
+decided once; deciding it again changes nothing, so a rerun can never bring an old champion back.
+"""
+
+import logging
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from limaml.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+_VERSION_TAG = "limaml.model_version"
+_FINGERPRINT_TAG = "limaml.fingerprint"
+_DECISION_TAG = "limaml.decision"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered model version: MLflow's number, ours, where its files lie, its run and what was decided."""
+
+    number: str
+    model_version: str
+    uri: str
+    run_id: str | None
+    decision: str
+
+
+class Registry:
+    """Runs and models of one application."""
+
+    def __init__(self, tracking_uri: str, application: str) -> None:
+        """Connect, creating the experiment and the registered model if they are new.
+
+        Raises:
+            ConfigError: the tracking server can't be reached or refuses.
+        """
+        self.client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self.name = application
+        try:
+            self.experiment_id = self._experiment(tracking_uri)
+            try:
+                self.client.create_registered_model(application)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        except MlflowException as error:
+            raise ConfigError(f"MLflow at {tracking_uri} does not answer as expected: {error.message}") from error
+
+    def _experiment(self, tracking_uri: str) -> str:
+        found = self.client.get_experiment_by_name(self.name)
+        if found is not None:
+            return found.experiment_id
+        location = None
+        if tracking_uri.startswith("sqlite:///"):
+            location = "file://" + str(Path(tracking_uri.removeprefix("sqlite:///")).parent / "mlartifacts")
+        return self.client.create_experiment(self.name, artifact_location=location)
+
+    def log_training(
+        self,
+        fingerprint: str,
+        run_name: str,
+        params: Mapping[str, Any],
+        curves: Mapping[str, list[float]],
+        texts: Mapping[str, str],
+        figures: Mapping[str, Any],
+    ) -> None:
+        """Log a finished training run, once per fingerprint.
+
+        `curves` are values per epoch; `texts` and `figures` become artifacts by file name.
+        """
+        if self.run_of(fingerprint) is not None:
+            return
+        run = self.client.create_run(self.experiment_id, run_name=run_name, tags={"git.revision": git_revision()})
+        run_id = run.info.run_id
+        metrics = [
+            Metric(name, value, run.info.start_time, epoch)
+            for name, values in curves.items()
+            for epoch, value in enumerate(values, start=1)
+        ]
+        self.client.log_batch(run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in params.items()])
+        for file, text in texts.items():
+            self.client.log_text(run_id, text, file)
+        for file, figure in figures.items():
+            self.client.log_figure(run_id, figure, file)
+        self.client.set_terminated(run_id)
+        # Last, so that only a run that was logged whole is found again.
+        self.client.set_tag(run_id, _FINGERPRINT_TAG, fingerprint)
+
+    def run_of(self, fingerprint: str) -> str | None:
+        """MLflow's id of the run logged under a stage's fingerprint."""
+        found = self.client.search_runs([self.experiment_id], f"tags.`{_FINGERPRINT_TAG}` = '{fingerprint}'")
+        return found[0].info.run_id if found else None
+
+    def register(self, model_version: str, uri: str, run_id: str | None) -> Registered:
+        """Register a model's files (once) and point `challenger` at them."""
+        known = self.find(model_version)
+        if known is None:
+            created = self.client.create_model_version(
+                self.name, source=uri, run_id=run_id, tags={_VERSION_TAG: model_version}
+            )
+            known = Registered(str(created.version), model_version, uri, run_id, "")
+        if not known.decision:
+            self.client.set_registered_model_alias(self.name, CHALLENGER, known.number)
+        return known
+
+    def find(self, model_version: str) -> Registered | None:
+        """A registered version by our name for it."""
+        for version in self.client.search_model_versions(f"name = '{self.name}'"):
+            if version.tags.get(_VERSION_TAG) == model_version:
+                return _registered(version)
+        return None
+
+    def by_alias(self, alias: str) -> Registered | None:
+        """The version an alias points at, or None."""
+        try:
+            return _registered(self.client.get_model_version_by_alias(self.name, alias))
+        except MlflowException as error:
+            # MLflow answers a missing alias with INVALID_PARAMETER_VALUE.
+            if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                return None
+            raise
+
+    def decide(self, version: Registered, promoted: bool, metrics: Mapping[str, float], text: str) -> None:
+        """Record the gate's decision and, when promoted, move `champion` and `previous`; once per version."""
+        if version.decision:
+            log.info("model %s was already decided: %s", version.model_version, version.decision)
+            return
+        if version.run_id:
+            for name, value in metrics.items():
+                self.client.log_metric(version.run_id, name, value)
+            self.client.log_text(version.run_id, text, "decision.json")
+        if promoted:
+            champion = self.by_alias(CHAMPION)
+            if champion is not None and champion.number != version.number:
+                self.client.set_registered_model_alias(self.name, PREVIOUS, champion.number)
+            self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
+        outcome = "promoted" if promoted else "refused"
+        self.client.set_model_version_tag(self.name, version.number, _DECISION_TAG, outcome)
+
+
+def git_revision() -> str:
+    """The commit of the working tree this code runs from, `unknown` where there is none."""
+    here = Path(__file__).parent
+    result = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _registered(version: Any) -> Registered:
+    tags = version.tags
+    return Registered(
+        str(version.version), tags.get(_VERSION_TAG, ""), version.source, version.run_id, tags.get(_DECISION_TAG, "")
+    )
