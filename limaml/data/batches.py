@@ -3,6 +3,7 @@
 Shapes: T tasks, R rows of all tasks together, Mn/Mc numeric/categorical meta features, On/Oc the other features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,3 +63,43 @@ class TaskBatch:
         """[R] whether a row is in its task's query set."""
         position = np.arange(self.rows) - np.repeat(self.offsets[:-1], self.lengths)
         return position >= np.repeat(self.support, self.lengths)
+
+    def take(self, tasks: npt.ArrayLike) -> "TaskBatch":
+        """The tasks at these indices, in this order, each with all its rows."""
+        chosen = np.asarray(tasks, np.int64)
+        return self._gather(chosen, self.lengths[chosen], self.support[chosen])
+
+    def support_only(self) -> "TaskBatch":
+        """The support rows alone, of the tasks that have any: what an embedding is fine-tuned on (Alg. 2b)."""
+        chosen = np.flatnonzero(self.support > 0)
+        return self._gather(chosen, self.support[chosen], self.support[chosen])
+
+    @staticmethod
+    def concatenate(batches: Sequence["TaskBatch"]) -> "TaskBatch":
+        """One batch of all tasks, in order; `batches` must not be empty."""
+        if len(batches) == 1:
+            return batches[0]
+        lengths = np.concatenate([batch.lengths for batch in batches])
+        rows = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _ROW_ARRAYS}
+        return TaskBatch(
+            task_ids=[task_id for batch in batches for task_id in batch.task_ids],
+            offsets=_offsets(lengths),
+            support=np.concatenate([batch.support for batch in batches]),
+            **rows,
+        )
+
+    def _gather(
+        self, chosen: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], support: npt.NDArray[np.int64]
+    ) -> "TaskBatch":
+        """The first `lengths` rows of the chosen tasks."""
+        offsets = _offsets(lengths)
+        index = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        rows = {name: getattr(self, name)[index] for name in _ROW_ARRAYS}
+        return TaskBatch(task_ids=[self.task_ids[task] for task in chosen], offsets=offsets, support=support, **rows)
+
+
+_ROW_ARRAYS = ("label", "event_time", "row_id", "meta_numeric", "meta_category", "other_numeric", "other_category")
+
+
+def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

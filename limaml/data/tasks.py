@@ -1,0 +1,237 @@
+"""Task sets: interactions of a window grouped into whole tasks (§6.1), written once and streamed as ragged batches."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from limaml import storage
+from limaml.config import Application
+from limaml.console import progress
+from limaml.data.batches import TaskBatch
+from limaml.data.grouping import Buckets, GroupedTasks, ahead, group_bucket, hash_ranges
+from limaml.data.interactions import InteractionReader, microseconds
+from limaml.data.shards import ShardWriter, read_row_group
+from limaml.errors import DataError
+from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest, verify_files
+from limaml.schema import META_CATEGORY, META_NUMERIC, OTHER_CATEGORY, OTHER_NUMERIC, task_set_schema
+from limaml.stage import Stage, entries
+from limaml.windows import TaskSplit
+
+log = logging.getLogger(__name__)
+
+# Rows held at once while tasks are shuffled, and batches that share one sorting by length.
+POOL_ROWS = 1 << 19
+POOL_BATCHES = 32
+
+
+def feature_widths(application: Application) -> dict[str, int]:
+    """Width of each feature column of the application's task sets."""
+    sides = {
+        (META_NUMERIC, META_CATEGORY): application.features.meta,
+        (OTHER_NUMERIC, OTHER_CATEGORY): application.features.other,
+    }
+    return {
+        name: sum(feature.kind == kind for feature in features)
+        for names, features in sides.items()
+        for name, kind in zip(names, ("numeric", "categorical"), strict=True)
+    }
+
+
+def group_tasks(validated: str, output: str, application: Application, split: TaskSplit) -> Manifest:
+    """Group a split's validated interactions into whole tasks: sorted by time, capped, support before query.
+
+    Without a boundary a task keeps its most recent `task.max_samples` rows, the oldest `task.support_fraction` of them
+    (rounded down, one row always left to query) are support; with one, rows before it are support, capped alike, and
+    all rows from it on are query. Memory is bounded by a bucket; see `limaml.data.grouping`.
+
+    Raises:
+        DataError: the data failed validation, a file can't be used, or no row lies in the window.
+        IntegrityError: a file differs from what was validated.
+        StorageError: the output can't be written.
+    """
+    source = read_manifest(validated, "validated")
+    if not source.details.get("passed"):
+        raise DataError(f"{validated}: the data did not pass validation; see its validation.html, then validate again")
+    sides = (application.features.meta, application.features.other)
+    stage = Stage(
+        "task_set",
+        output,
+        application,
+        ("task",),
+        {
+            "validated": source.digest,
+            "split": split.model_dump(mode="json"),
+            "features": [[(feature.name, feature.kind) for feature in side] for side in sides],
+            "row_id_column": application.data.row_id_column,
+            "shards": application.grouping.shards,
+        },
+    )
+    return stage.run(lambda directory: _build(directory, stage, validated, source, split))
+
+
+def _build(directory: Path, stage: Stage, validated: str, source: Manifest, split: TaskSplit) -> Manifest:
+    application = stage.application
+    widths = feature_widths(application)
+    schema = task_set_schema(**widths)
+    shards = application.grouping.shards
+    rows = sum(entry.rows or 0 for entry in source.files)
+    row_bytes = (
+        48 + 4 * (widths[META_NUMERIC] + widths[OTHER_NUMERIC]) + 8 * (widths[META_CATEGORY] + widths[OTHER_CATEGORY])
+    )
+    scratch = directory / ".buckets"
+    scratch.mkdir()
+    buckets = Buckets(scratch, shards, hash_ranges(rows, row_bytes, shards, application.grouping.buckets))
+    reader = InteractionReader(application, split.window)
+    files = [(file_uri(validated, entry), entry) for entry in source.files]
+    scattered = buckets.scatter(ahead(_read(reader, files)))
+    log.info("task_set: %s of %s rows in %s", f"{scattered:,}", f"{reader.rows_read:,}", split.window.name)
+    if not scattered:
+        raise DataError(f"no rows in [{split.window.start}, {split.window.end}): {_seen(reader)}; choose another date")
+    boundary = None if split.boundary_time is None else microseconds(split.boundary_time)
+    counts: dict[str, int] = dict.fromkeys(("tasks", "rows", "support_rows", "query_rows"), 0)
+    shard_rows = {}
+    with progress() as bar:
+        shown = bar.add_task("sorting tasks", total=scattered, note="")
+        for number in range(shards):
+            name = f"shard={number:03d}.parquet"
+            with ShardWriter(directory / name, schema) as writer:
+                grouped = (
+                    (table.num_rows, group_bucket(table, application.task, boundary, schema))
+                    for table in buckets.shard(number)
+                )
+                for sorted_rows, tasks in ahead(grouped):
+                    writer.write(tasks.table, tasks.lengths)
+                    _count(counts, tasks)
+                    bar.update(shown, advance=sorted_rows)
+            shard_rows[name] = writer.rows
+    shutil.rmtree(scratch)
+    log.info("task_set: %s rows dropped by the cap", f"{scattered - counts['rows']:,}")
+    details = {"split": split.model_dump(mode="json"), "widths": widths}
+    return stage.manifest(entries(directory, shard_rows, "shard=*.parquet"), counts, details)
+
+
+def _read(reader: InteractionReader, files: list[tuple[str, FileEntry]]) -> Iterator[pa.RecordBatch]:
+    with progress() as bar:
+        for uri, entry in bar.track(files, description="reading interactions"):
+            yield from reader.read(uri, entry)
+
+
+def _seen(reader: InteractionReader) -> str:
+    if reader.oldest is None or reader.newest is None:
+        return "the validated data has no rows"
+    offset = timedelta(hours=reader.window.utc_offset_hours)
+    oldest, newest = (
+        (datetime.fromtimestamp(time / 1e6, UTC) + offset).date() for time in (reader.oldest, reader.newest)
+    )
+    return f"the validated data has the days {oldest} to {newest}"
+
+
+def _count(counts: dict[str, int], tasks: GroupedTasks) -> None:
+    support = int(tasks.support.sum())
+    rows = int(tasks.lengths.sum())
+    counts["tasks"] += len(tasks.lengths)
+    counts["rows"] += rows
+    counts["support_rows"] += support
+    counts["query_rows"] += rows - support
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """A finished task set, streamed as batches of whole tasks."""
+
+    uri: str
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, uri: str, verify: bool = True) -> "TaskSet":
+        """Open a task set; `verify` checks every file's SHA-256 first.
+
+        Raises:
+            DataError: there is no finished task set.
+            IntegrityError: a file is missing or differs from its manifest entry.
+        """
+        manifest = read_manifest(uri, "task_set")
+        if verify:
+            verify_files(uri, manifest)
+        return cls(uri, manifest)
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are."""
+        return self.manifest.counts["tasks"]
+
+    @property
+    def rows(self) -> int:
+        """How many rows they have together."""
+        return self.manifest.counts["rows"]
+
+    def batch_count(self, tasks_per_batch: int) -> int:
+        """How many batches an epoch has."""
+        return -(-self.tasks // tasks_per_batch)
+
+    def batches(self, tasks_per_batch: int, seed: int | None = None, epoch: int = 0) -> Iterator[TaskBatch]:
+        """Every task once, in batches of `tasks_per_batch` (the last one may be smaller).
+
+        Without a seed tasks come in the order of the files. With one they are shuffled by (seed, epoch): row groups of
+        all shards in random order, the tasks of a pool of them at random, each batch made of tasks of similar length,
+        batches in random order. Memory is bounded by the pool.
+        """
+        if not self.tasks:
+            return
+        generator = None if seed is None else np.random.default_rng([seed, epoch])
+        carried: list[TaskBatch] = []
+        for loaded in self._pools(generator):
+            pool = TaskBatch.concatenate([*carried, *loaded])
+            full = pool.tasks // tasks_per_batch * tasks_per_batch
+            order = np.arange(pool.tasks) if generator is None else generator.permutation(pool.tasks)
+            for chosen in _cut(order[:full], pool.lengths, tasks_per_batch, generator):
+                yield pool.take(chosen)
+            carried = [pool.take(order[full:])] if full < pool.tasks else []
+        yield from carried
+
+    def _pools(self, generator: np.random.Generator | None) -> Iterator[list[TaskBatch]]:
+        """Row groups of about `POOL_ROWS` rows together; one at a time where nothing is shuffled."""
+        widths = self.manifest.details["widths"]
+        with ExitStack() as stack:
+            files = []
+            for entry in self.manifest.files:
+                fs, path = storage.filesystem(file_uri(self.uri, entry))
+                with storage.storage_errors(path, "read"):
+                    files.append(stack.enter_context(pq.ParquetFile(fs.open_input_file(path))))
+            pieces = [(file, group) for file in files for group in range(file.num_row_groups)]
+            if generator is not None:
+                pieces = [pieces[index] for index in generator.permutation(len(pieces))]
+            loaded: list[TaskBatch] = []
+            for file, group in pieces:
+                loaded.append(read_row_group(file, group, widths))
+                if generator is None or sum(batch.rows for batch in loaded) >= POOL_ROWS:
+                    yield loaded
+                    loaded = []
+            if loaded:
+                yield loaded
+
+
+def _cut(
+    order: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    tasks_per_batch: int,
+    generator: np.random.Generator | None,
+) -> list[npt.NDArray[np.int64]]:
+    """Batches of task indices; shuffled ones hold similar lengths and come in random order."""
+    if generator is None:
+        return list(order.reshape(-1, tasks_per_batch))
+    # Sorted within parts of the pool, not all of it: the longest tasks do not meet in one batch epoch after epoch.
+    step = POOL_BATCHES * tasks_per_batch
+    parts = [order[start : start + step] for start in range(0, len(order), step)]
+    sorted_parts = [part[np.argsort(lengths[part], kind="stable")] for part in parts]
+    batches = [batch for part in sorted_parts for batch in part.reshape(-1, tasks_per_batch)]
+    return [batches[index] for index in generator.permutation(len(batches))]
