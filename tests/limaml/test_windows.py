@@ -38,6 +38,7 @@ def test_train_validation_and_test_are_in_temporal_order(offset: int) -> None:
     assert (train.window.end - train.window.start).days == 7
     assert test.boundary_time == day_start(AS_OF - timedelta(days=2), offset)
     # What the gate scores was adapted on exactly what a refresh on that day would have read.
+    assert test.boundary is not None
     assert test.window.start == refresh_split(windows, test.boundary).window.start
     assert {split.window.utc_offset_hours for split in splits.values()} == {offset}
 

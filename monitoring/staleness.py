@@ -1,0 +1,120 @@
+"""Whether what is served is recent, complete, of one model, and under the right keys."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from limaml.config import Monitoring
+from limaml.online.store import Release
+from monitoring.checks import Check, at_least, at_most, equal
+
+CANARY_TASKS = 1000
+# Another batch or device rounds differently, and a rare step then falls on the other side of a kink; swapped keys
+# differ for nearly every task.
+CANARY_MISMATCH = 0.005
+_HOUR = timedelta(hours=1)
+
+
+def hours(span: timedelta) -> float:
+    """A time span in hours."""
+    return span / _HOUR
+
+
+def release_checks(
+    release: Release, model_version: str, model_digest: str, embeddings_version: str, embeddings_digest: str
+) -> list[Check]:
+    """That the store serves these embeddings, and that they, the release and the model belong together."""
+    publish = "publish the embeddings again; if a newer or a rolled back release is meant, monitor that one"
+    pair = "roll back: a model can read only embeddings it has made itself"
+    return [
+        equal("model_version", "Model of the release", release.model_version, model_version, pair),
+        equal("model_digest", "Model files of the release", _short(release.model_digest), _short(model_digest), pair),
+        equal("embeddings_model_version", "Model of the embeddings", embeddings_version, model_version, pair),
+        equal(
+            "embeddings_digest",
+            "Embeddings of the release",
+            _short(release.embeddings_digest),
+            _short(embeddings_digest),
+            publish,
+        ),
+    ]
+
+
+def age_checks(release: Release, now: datetime, limits: Monitoring) -> list[Check]:
+    """How old the release is, and how far the newest event it has seen lies before its cutoff; in hours."""
+    age, lag = hours(now - release.cutoff), hours(release.cutoff - release.newest_event_time)
+    return [
+        at_most(
+            "age_hours",
+            "Hours since the release was computed",
+            age,
+            limits.maximum_age_hours,
+            "look at the last refresh runs; start one by hand",
+        ),
+        at_most(
+            "event_lag_hours",
+            "Hours from the newest event to the cutoff",
+            lag,
+            limits.maximum_event_lag_hours,
+            "upstream delivers late: look at the newest partitions of the interactions",
+        ),
+    ]
+
+
+def coverage_check(found: int, active: int, limits: Monitoring) -> Check:
+    """Share of the active tasks that find an embedding; the others are served zero-shot."""
+    return at_least(
+        "coverage_ratio",
+        "Active tasks that find an embedding",
+        found / active if active else float("nan"),
+        limits.minimum_coverage,
+        "publish again; if it stays low, compare the task keys of requests with those of the embeddings",
+    )
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Fixed tasks whose embeddings were made anew and compared with what the store returned."""
+
+    tasks: int
+    mismatches: int
+    largest_error: float
+
+    def check(self) -> Check:
+        """No distribution test sees embeddings under the wrong keys; this does."""
+        return at_most(
+            "canary_mismatch_ratio",
+            f"Tasks of {self.tasks} whose stored embedding is not the one made anew",
+            self.mismatches / self.tasks if self.tasks else float("nan"),
+            CANARY_MISMATCH,
+            "roll back: the store returns embeddings that this model does not make for these tasks",
+        )
+
+
+def compare_canary(
+    expected: npt.NDArray[np.float32],
+    stored: npt.NDArray[np.float32],
+    found: npt.NDArray[np.bool_],
+    dtype: Literal["float32", "float16"],
+) -> Canary:
+    """Compare embeddings [T, W] made anew with stored ones, where `found` [T].
+
+    A coordinate may differ by 1e-5 of its size (at least 1e-5), plus the rounding of a float16 store.
+    """
+    expected, stored = expected[found].astype(np.float64), stored[found].astype(np.float64)
+    if not len(expected):
+        return Canary(0, 0, 0.0)
+    size = np.maximum(np.abs(expected), 1.0)
+    error = np.abs(expected - stored)
+    allowed = 1e-5 * size
+    if dtype == "float16":
+        allowed = allowed + 2.0**-11 * np.abs(expected) + 2.0**-24
+    wrong = ~(error <= allowed).all(axis=1)
+    return Canary(len(expected), int(wrong.sum()), float((error / size).max()))
+
+
+def _short(digest: str) -> str:
+    return digest[:16]
