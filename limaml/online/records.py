@@ -1,0 +1,134 @@
+"""One task's embedding as bytes in an online store: fixed size, little-endian, the same in every store.
+
+The byte format is written down in `docs/online_store_format.md`; raise `FORMAT` when it changes.
+Shapes: N task ids asked for, W width of an embedding.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from limaml.errors import DataError, StoreError
+from limaml.schema import EMBEDDING, NEWEST_EVENT_TIME, SAMPLES, TASK_ID, TIMESTAMP
+
+FORMAT = 1
+MAXIMUM_KEY_BYTES = 511  # LMDB's limit, and the smallest of the stores'
+
+Precision = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a store answered for N task ids; absent ones hold zeros.
+
+    Attributes:
+        found: [N] whether the generation holds the task.
+        embedding: [N, W] float32.
+        newest_event_time: [N] int64, microseconds since the epoch, UTC.
+        samples: [N] int32, how many samples the embedding was fine-tuned on.
+    """
+
+    found: npt.NDArray[np.bool_]
+    embedding: npt.NDArray[np.float32]
+    newest_event_time: npt.NDArray[np.int64]
+    samples: npt.NDArray[np.int32]
+
+
+def value_dtype(width: int, precision: Precision) -> np.dtype:
+    """Layout of one value, packed."""
+    number = {"float32": "<f4", "float16": "<f2"}[precision]
+    return np.dtype([(EMBEDDING, number, (width,)), (NEWEST_EVENT_TIME, "<i8"), (SAMPLES, "<i4")])
+
+
+def encode_key(task_id: str) -> bytes:
+    """The key of a task: its canonical text in UTF-8.
+
+    Raises:
+        DataError: it is empty or longer than a store can hold.
+    """
+    key = task_id.encode()
+    if not 0 < len(key) <= MAXIMUM_KEY_BYTES:
+        raise DataError(
+            f"a task key of {len(key)} bytes: a key needs 1 to {MAXIMUM_KEY_BYTES} bytes of UTF-8; "
+            "choose shorter key columns"
+        )
+    return key
+
+
+def encode(table: pa.Table, width: int, precision: Precision) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values of rows of `schema.embedding_schema(width)`.
+
+    Raises:
+        DataError: a key no store can hold, or an embedding that is not finite in this precision.
+    """
+    task_ids = table[TASK_ID].to_pylist()
+    embedding = embedding_matrix(table, width)
+    records = np.empty(len(table), dtype=value_dtype(width, precision))
+    with np.errstate(over="ignore"):
+        records[EMBEDDING] = embedding
+    broken = np.flatnonzero(~np.isfinite(records[EMBEDDING]).all(axis=1))
+    if len(broken):
+        raise DataError(
+            f"task {task_ids[broken[0]]}: its embedding is not finite in {precision} (largest coordinate "
+            f"{np.abs(embedding[broken[0]]).max():.3g}), and {len(broken) - 1} more; "
+            "check the model, or set store.dtype to float32"
+        )
+    records[NEWEST_EVENT_TIME] = table[NEWEST_EVENT_TIME].cast(TIMESTAMP).cast(pa.int64()).to_numpy()
+    records[SAMPLES] = table[SAMPLES].to_numpy()
+    data, size = records.tobytes(), records.dtype.itemsize
+    return [encode_key(each) for each in task_ids], [data[i : i + size] for i in range(0, len(data), size)]
+
+
+def decode(values: Sequence[bytes | None], width: int, precision: Precision) -> Records:
+    """Stored values, None where a task is absent.
+
+    Raises:
+        StoreError: a value is not of this format's size.
+    """
+    dtype = value_dtype(width, precision)
+    present = [value for value in values if value is not None]
+    if wrong := {len(value) for value in present} - {dtype.itemsize}:
+        raise StoreError(
+            f"a stored value has {min(wrong)} bytes where {dtype.itemsize} are due ({width} × {precision}): "
+            "the generation is damaged; roll back, then publish again"
+        )
+    found = np.array([value is not None for value in values], dtype=bool)
+    records = np.zeros(len(values), dtype=dtype)
+    records[found] = np.frombuffer(b"".join(present), dtype=dtype)
+    return Records(
+        found=found,
+        embedding=records[EMBEDDING].astype(np.float32).reshape(-1, width),
+        newest_event_time=records[NEWEST_EVENT_TIME].astype(np.int64),
+        samples=records[SAMPLES].astype(np.int32),
+    )
+
+
+def chunk_sum(keys: Sequence[bytes], values: Sequence[bytes]) -> str:
+    """SHA-256 of a chunk: key lengths as uint16, then all keys, then all values."""
+    digest = hashlib.sha256(np.array([len(key) for key in keys], dtype="<u2").tobytes())
+    digest.update(b"".join(keys))
+    digest.update(b"".join(values))
+    return digest.hexdigest()
+
+
+def embedding_matrix(table: pa.Table, width: int) -> npt.NDArray[np.float32]:
+    """The embedding column as [N, width] float32.
+
+    Raises:
+        DataError: the column is of another type or width, or holds nulls.
+    """
+    column = table[EMBEDDING]
+    if column.type != pa.list_(pa.float32(), width) or column.null_count:
+        raise DataError(
+            f"column {EMBEDDING}: {column.type} with {column.null_count} nulls, where float lists of width {width} "
+            "without nulls are due"
+        )
+    # zero rows have no chunk to flatten
+    if len(table) == 0:
+        return np.empty((0, width), dtype=np.float32)
+    return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).reshape(-1, width)

@@ -1,0 +1,188 @@
+"""What an online store is: generations of embeddings, immutable once sealed, and one pointer per application.
+
+A release is the pair (model version, embedding generation). Publishing and rolling back only ever move the pointer, by
+compare-and-set, so a reader sees one whole release or the other. `limaml.online.release` holds the order of steps;
+a store holds only what depends on the technology below it.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, date, datetime
+from typing import Protocol
+from urllib.parse import urlparse
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from limaml.errors import ConfigError
+from limaml.online.records import FORMAT, Precision, Records
+
+
+class Chunk(BaseModel):
+    """Consecutive rows of a generation, in key order, written as one transaction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    sha256: str
+
+
+class Generation(BaseModel):
+    """A full set of embeddings as a store keeps it; `chunks` and what follows are known once it is sealed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format: int = FORMAT
+    name: str
+    application: str
+    model_version: str
+    embeddings_digest: str
+    as_of: date
+    newest_event_time: datetime
+    tasks: int
+    width: int
+    dtype: Precision
+    buffer_rows: int = Field(description="rows buffered per embedding shard: decides where one chunk ends")
+    chunks: tuple[Chunk, ...] = ()
+    bytes: int = Field(default=0, description="size of the stored generation, where the store can tell")
+    sealed_at: datetime | None = None
+
+
+class Release(BaseModel):
+    """What scoring reads: a model and the embeddings made by it, never one without the other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    number: int = Field(ge=1, description="counts every move of the pointer, rollbacks included")
+    application: str
+    model_version: str
+    model_uri: str
+    model_digest: str
+    generation: str
+    as_of: date
+    cutoff: datetime = Field(description="the instant as_of begins, UTC: every event used lies before it")
+    newest_event_time: datetime
+    tasks: int
+    width: int
+    dtype: Precision
+    embeddings_digest: str
+    previous: int | None = Field(description="the release a rollback returns to")
+    rollback_from: int | None = Field(default=None, description="the release this one replaced by a rollback")
+    published_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def name(self) -> str:
+        """How people call it: `r3-20260131-0f1e2d3c4b5a`."""
+        return f"r{self.number}-{self.generation}"
+
+
+class Reader(Protocol):
+    """One sealed generation, open for reading; safe to share between threads."""
+
+    @property
+    def generation(self) -> Generation:
+        """Its seal."""
+        ...
+
+    def get(self, task_ids: Sequence[str]) -> Records:
+        """Records of the tasks, in the order asked; absent ones are marked, never an error.
+
+        Raises:
+            StoreError: the read failed.
+        """
+        ...
+
+    def count(self) -> int:
+        """How many tasks the generation really holds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """One generation in the making. Whoever dies leaves the chunks that were written for the next writer."""
+
+    @property
+    def chunks(self) -> Mapping[int, Chunk]:
+        """What is written so far, by index."""
+        ...
+
+    def write(self, index: int, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Write chunk `index`, keys ascending and above those of the chunk before; a written chunk is a no-op.
+
+        Raises:
+            StoreError: the write failed, or another chunk was written under this index.
+            DataError: keys are not ascending.
+        """
+        ...
+
+    def seal(self) -> Generation:
+        """Make the generation immutable and return it with counts and sums."""
+        ...
+
+
+class Store(Protocol):
+    """An online store, as seen by one application. Every method may raise StoreError."""
+
+    url: str
+
+    def current(self) -> Release | None:
+        """The release the pointer names."""
+        ...
+
+    def releases(self) -> list[Release]:
+        """Every release there has been, newest first."""
+        ...
+
+    def flip(self, release: Release) -> None:
+        """Point to `release`.
+
+        Raises:
+            ReleaseConflict: the current release is not number `release.number - 1`.
+        """
+        ...
+
+    def generations(self) -> list[str]:
+        """Names of all generations, sealed or not."""
+        ...
+
+    def sealed(self, name: str) -> Generation | None:
+        """A sealed generation, None where it is missing or unfinished."""
+        ...
+
+    def begin(self, plan: Generation) -> AbstractContextManager[Writer]:
+        """Start or resume a generation.
+
+        Raises:
+            StoreError: another process is writing it.
+        """
+        ...
+
+    def open(self, name: str) -> Reader:
+        """A sealed generation's reader."""
+        ...
+
+    def audit(self, name: str) -> None:
+        """Read a sealed generation back and compare it with its sums.
+
+        Raises:
+            StoreError: it differs.
+        """
+        ...
+
+    def discard(self, name: str) -> bool:
+        """Delete a generation; False when another process is writing it."""
+        ...
+
+
+def open_store(url: str, application: str) -> Store:
+    """The store behind a URL, scoped to one application.
+
+    Raises:
+        ConfigError: no such kind of store.
+    """
+    scheme, path = urlparse(url).scheme, urlparse(url).path
+    if scheme == "lmdb" and path.startswith("/") and not urlparse(url).netloc:
+        from limaml.online.lmdb_store import LmdbStore
+
+        return LmdbStore(url, application)
+    raise ConfigError(f"store.url {url!r}: give lmdb:///absolute/path")

@@ -1,0 +1,96 @@
+"""Embeddings and decisions as files, made without a model: what the store's tests publish."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from limaml import storage
+from limaml.config import Application
+from limaml.manifest import Manifest, read_manifest
+from limaml.schema import embedding_schema
+from limaml.stage import Stage, entries
+
+AS_OF = date(2026, 1, 31)
+
+
+class Files:
+    """Makes embeddings and decisions below one directory."""
+
+    def __init__(self, root: Path, application: Application) -> None:
+        self.root = root
+        self.application = application
+
+    def embeddings(
+        self, as_of: date = AS_OF, model: str = "m1", tasks: int = 500, width: int = 5, seed: int = 0, shards: int = 3
+    ) -> str:
+        """URI of random embeddings; whole tasks spread over shards by chance, a shard in key order."""
+        rng = np.random.default_rng([seed, as_of.toordinal(), *model.encode()])
+        ids = np.array([f"{number}|sort é" if number % 50 == 0 else str(number) for number in range(tasks)])
+        shard_of = rng.integers(shards, size=tasks)
+        uri = str(self.root / f"{model}-{as_of}-{seed}")
+        instant = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+
+        def build(directory: Path) -> Manifest:
+            for shard in range(shards):
+                names = sorted(ids[shard_of == shard].tolist(), key=str.encode)
+                vectors = rng.normal(size=(len(names), width)).astype(np.float32)
+                newest = [instant - timedelta(seconds=int(s)) for s in rng.integers(1, 86_400, len(names))]
+                columns = [
+                    pa.array(names),
+                    pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
+                    pa.array([model] * len(names)),
+                    pa.array([instant] * len(names), pa.timestamp("us", tz="UTC")),
+                    pa.array(newest, pa.timestamp("us", tz="UTC")),
+                    pa.array(rng.integers(1, 30, len(names)), pa.int32()),
+                ]
+                table = pa.Table.from_arrays(columns, schema=embedding_schema(width))
+                pq.write_table(table, directory / f"shard={shard:03d}.parquet", row_group_size=40)
+            details = {
+                "model_version": model,
+                "model_uri": f"file:///models/{model}",
+                "model_digest": f"digest-of-{model}",
+                "as_of": as_of.isoformat(),
+                "width": width,
+                "pooling": "latest",
+                "newest_event_time": instant.isoformat(),
+            }
+            return stage.manifest(entries(directory), {"tasks": tasks, "rows": 10 * tasks}, details)
+
+        stage = Stage("embeddings", uri, self.application, (), {"model": model, "as_of": str(as_of), "seed": seed})
+        stage.run(build)
+        return uri
+
+    def decision(self, embeddings: str, promoted: bool = True) -> str:
+        """URI of the gate's decision on these embeddings."""
+        judged = read_manifest(embeddings)
+        uri = f"{embeddings}-decision-{promoted}"
+        stage = Stage("decision", uri, self.application, (), {"embeddings": judged.digest, "promoted": promoted})
+        details = {
+            "promoted": promoted,
+            "reasons": [] if promoted else ["AUC fell by 2 % against the champion"],
+            "model_version": judged.details["model_version"],
+            "embeddings_digest": judged.digest,
+        }
+        stage.run(lambda _: stage.manifest([], {}, details))
+        return uri
+
+    def rows(self, embeddings: str) -> pa.Table:
+        """All rows of embeddings, in key order."""
+        shards = sorted(storage.local_path(embeddings).glob("*.parquet"))
+        return pa.concat_tables([pq.ParquetFile(shard).read() for shard in shards]).sort_by("task_id")
+
+
+@pytest.fixture
+def files(tmp_path: Path, application: Application) -> Files:
+    """Embeddings and decisions on disk."""
+    return Files(tmp_path / "files", application)
+
+
+@pytest.fixture(params=["lmdb"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of every kind there is; a new kind joins the contract suite here."""
+    return {"lmdb": f"lmdb://{tmp_path}/store"}[request.param]

@@ -1,0 +1,236 @@
+"""The embedded store under kill -9, full disks, damaged files and readers that never stop reading."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limaml.config import Application
+from limaml.errors import StoreError
+from limaml.online import lmdb_store
+from limaml.online import release as release_module
+from limaml.online.release import collect_garbage, current, publish, rollback
+from limaml.online.store import open_store
+from limaml.storage import local_path
+from tests.limaml.online import doomed
+from tests.limaml.online.conftest import AS_OF, Files
+
+# Processes fork from a server that has imported everything: a real process each, without a second of imports each.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.limaml.online.doomed"])
+
+
+def run_doomed(function: Callable[..., None], *arguments: str) -> int:
+    """Exit code of a publish in a process of its own."""
+    process = PROCESSES.Process(target=function, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"lmdb://{tmp_path}/store"
+
+
+@pytest.mark.parametrize("point", doomed.POINTS)
+def test_killed_anywhere_the_old_release_serves_and_a_rerun_finishes(
+    files: Files, store_url: str, application: Application, point: str
+) -> None:
+    old = files.embeddings()
+    first = publish(old, store_url, application, files.decision(old))
+    new = files.embeddings(AS_OF + timedelta(days=1), model="m2")
+    decision = files.decision(new)
+    assert run_doomed(doomed.publish_and_die, new, store_url, decision, point) == -signal.SIGKILL
+    store = open_store(store_url, "small")
+    if point != "after flip":
+        assert store.current() == first
+        assert store.releases() == [first]
+        assert store.open(first.generation).get(["1"]).found.all()
+    second = publish(new, store_url, application, decision)
+    assert (second.number, second.model_version, second.previous) == (2, "m2", 1)
+    assert current(store_url, application) == second
+    assert [release.number for release in store.releases()] == [2, 1]
+    rows = files.rows(new)
+    found = store.open(second.generation).get(rows["task_id"].to_pylist())
+    expected = np.array(rows["embedding"].to_pylist(), np.float32).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(found.embedding, expected)
+    assert rollback(store).generation == first.generation
+
+
+def test_a_rerun_goes_on_where_the_killed_one_stopped(
+    files: Files, store_url: str, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = files.embeddings()
+    decision = files.decision(embeddings)
+    assert run_doomed(doomed.publish_and_die, embeddings, store_url, decision, "after some chunks") == -signal.SIGKILL
+    put = lmdb_store.LmdbWriter._put
+    written: list[int] = []
+    monkeypatch.setattr(release_module, "BUFFER_ROWS", doomed.BUFFER_ROWS)
+    monkeypatch.setattr(
+        lmdb_store.LmdbWriter, "_put", lambda self, index, *rest: written.append(index) or put(self, index, *rest)
+    )
+    release = publish(embeddings, store_url, application, decision)
+    sealed = open_store(store_url, "small").sealed(release.generation)
+    assert sealed is not None
+    assert written == list(range(3, len(sealed.chunks)))
+
+
+def test_after_a_change_of_chunk_size_a_rerun_starts_over(
+    files: Files, store_url: str, application: Application
+) -> None:
+    embeddings = files.embeddings()
+    decision = files.decision(embeddings)
+    assert run_doomed(doomed.publish_and_die, embeddings, store_url, decision, "before seal") == -signal.SIGKILL
+    release = publish(embeddings, store_url, application, decision)
+    sealed = open_store(store_url, "small").sealed(release.generation)
+    assert sealed is not None
+    assert len(sealed.chunks) == 1
+
+
+def test_readers_never_see_a_mixture_while_the_pointer_moves(
+    files: Files, store_url: str, application: Application
+) -> None:
+    """Four hundred flips between two pairs; whoever follows the pointer gets a model's own embeddings, always."""
+    truth: dict[str, np.ndarray] = {}
+    for day, model in enumerate(["m1", "m2"]):
+        embeddings = files.embeddings(AS_OF + timedelta(days=day), model)
+        publish(embeddings, store_url, application, files.decision(embeddings))
+        rows = files.rows(embeddings)
+        truth[model] = np.array(rows["embedding"].to_pylist(), np.float32).astype(np.float16).astype(np.float32)
+    ids = files.rows(embeddings)["task_id"].to_pylist()
+    store = open_store(store_url, "small")
+    pair = store.releases()
+    wrong: list[str] = []
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        mine = open_store(store_url, "small")
+        while not done.is_set():
+            release = mine.current()
+            if release is None:
+                wrong.append("no release")
+                return
+            reader = mine.open(release.generation)
+            found = reader.get(ids)
+            reader.close()
+            seen.add(release.model_version)
+            if not found.found.all() or not np.array_equal(found.embedding, truth[release.model_version]):
+                wrong.append(release.name)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(3, 403):
+        store.flip(pair[number % 2].model_copy(update={"number": number, "previous": None}))
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+    assert seen == {"m1", "m2"}
+
+
+def test_a_flipped_bit_is_found(
+    files: Files, store_url: str, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = files.embeddings()
+    decision = files.decision(embeddings)
+    seal = lmdb_store.LmdbWriter.seal
+
+    def seal_then_damage(writer):
+        sealed = seal(writer)
+        data = writer._directory / "data.mdb"
+        content = bytearray(data.read_bytes())
+        expected = files.rows(embeddings)["embedding"][7].as_py()
+        at = content.find(np.array(expected, np.float16).tobytes())
+        assert at > 0
+        content[at] ^= 1
+        data.write_bytes(content)
+        return sealed
+
+    monkeypatch.setattr(lmdb_store.LmdbWriter, "seal", seal_then_damage)
+    with pytest.raises(StoreError, match="chunk 0 reads back with SHA-256"):
+        publish(embeddings, store_url, application, decision)
+    store = open_store(store_url, "small")
+    assert store.current() is None
+    assert store.generations() == []
+    monkeypatch.undo()
+    assert publish(embeddings, store_url, application, decision).number == 1
+
+
+def test_a_truncated_generation_is_an_error_not_a_crash(files: Files, store_url: str, application: Application) -> None:
+    embeddings = files.embeddings()
+    release = publish(embeddings, store_url, application, files.decision(embeddings))
+    directory = Path(store_url.removeprefix("lmdb://")) / "small" / "generations" / release.generation
+    os.truncate(directory / "data.mdb", 8192)
+    with pytest.raises(StoreError, match="8192 bytes, its seal says"):
+        open_store(store_url, "small").open(release.generation)
+
+
+def test_a_damaged_pointer_is_an_error(files: Files, store_url: str, application: Application) -> None:
+    embeddings = files.embeddings()
+    publish(embeddings, store_url, application, files.decision(embeddings))
+    pointer = Path(store_url.removeprefix("lmdb://")) / "small" / "current.json"
+    pointer.write_text(pointer.read_text()[:40])
+    with pytest.raises(StoreError, match=r"current\.json: not a release"):
+        open_store(store_url, "small").current()
+
+
+def test_a_full_disk_leaves_the_old_release(files: Files, store_url: str, application: Application) -> None:
+    old = files.embeddings()
+    first = publish(old, store_url, application, files.decision(old))
+    new = files.embeddings(AS_OF + timedelta(days=1), tasks=4000)
+    decision = files.decision(new)
+    assert run_doomed(doomed.publish_on_full_disk, new, store_url, decision) == StoreError.exit_code
+    store = open_store(store_url, "small")
+    assert store.current() == first
+    assert publish(new, store_url, application, decision).number == 2
+
+
+def test_a_store_that_cannot_be_written(files: Files, tmp_path: Path, application: Application) -> None:
+    (tmp_path / "file").write_text("in the way")
+    embeddings = files.embeddings()
+    with pytest.raises(StoreError, match=r"can't .*file/store"):
+        publish(embeddings, f"lmdb://{tmp_path}/file/store", application, files.decision(embeddings))
+
+
+def test_the_map_grows_with_the_data(
+    files: Files, store_url: str, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmdb_store, "_FIRST_MAP_BYTES", 1 << 16)
+    embeddings = files.embeddings(tasks=5000)
+    assert publish(embeddings, store_url, application, files.decision(embeddings)).tasks == 5000
+
+
+def test_a_read_that_fails_is_an_error_not_an_absent_task(
+    files: Files, store_url: str, application: Application
+) -> None:
+    embeddings = files.embeddings()
+    release = publish(embeddings, store_url, application, files.decision(embeddings))
+    reader = open_store(store_url, "small").open(release.generation)
+    reader.close()
+    with pytest.raises(StoreError, match="can't read"):
+        reader.get(["1"])
+
+
+def test_a_deletion_that_died_is_no_generation(files: Files, store_url: str, application: Application) -> None:
+    embeddings = files.embeddings()
+    release = publish(embeddings, store_url, application, files.decision(embeddings))
+    directory = Path(store_url.removeprefix("lmdb://")) / "small" / "generations" / "20250101-half"
+    directory.mkdir()
+    (directory / "data.mdb").write_bytes(b"left")
+    store = open_store(store_url, "small")
+    assert store.sealed("20250101-half") is None
+    with pytest.raises(StoreError, match="no sealed generation"):
+        store.open("20250101-half")
+    assert collect_garbage(store, 2) == ["20250101-half"]
+    assert store.generations() == [release.generation]
+    assert local_path(embeddings).exists()
