@@ -4,11 +4,12 @@ An exposure is one item shown for one request, with everything needed to explain
 was scored by which release, how old the embedding was, and the outcome once it is known.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from limaml import storage
@@ -50,38 +51,50 @@ def exposure_schema(item_type: pa.DataType | None = None) -> pa.Schema:
 
 
 def exposure_columns() -> pa.Schema:
-    """The columns an analysis reads; items are only compared, whatever their type."""
-    schema = exposure_schema()
-    return pa.schema([schema.field(name) for name in (REQUEST, MEMBER, VARIANT, REASON, EVENT_TIME, LABEL)])
+    """The columns an analysis reads; items are only compared, so any type will do (null: as the files have it)."""
+    schema = exposure_schema(pa.null())
+    return pa.schema([schema.field(name) for name in (REQUEST, MEMBER, ITEM, VARIANT, REASON, EVENT_TIME, LABEL)])
 
 
-def open_log(uri: str, columns: pa.Schema, days: Iterable[date] | None = None) -> ds.Dataset:
+def open_log(uri: str, columns: pa.Schema, days: Sequence[date] = (), earlier: bool = False) -> ds.Dataset:
     """A streaming view of a folder of parquet files, projected to `columns`.
 
     Args:
         uri: the folder.
-        columns: what is read; other columns are ignored.
-        days: only these `date=D` partitions; each must be there. None reads every file.
+        columns: what is read; other columns are ignored. A field of type null takes the first file's type.
+        days: only these `date=D` partitions, and each must be there; none given reads every file.
+        earlier: partitions before the first of `days` are read too.
 
     Raises:
         DataError: no file, a missing day, a missing column, a wrong type, or a file that is no parquet.
     """
-    fs, root = storage.filesystem(uri)
+    fs, _ = storage.filesystem(uri)
     paths = [info.path for info in storage.list_files(uri, ".parquet")]
-    if days is not None:
-        by_day = {day: [path for path in paths if f"/date={day}/" in path[len(root.rstrip("/")) :]] for day in days}
-        absent = [str(day) for day, found in by_day.items() if not found]
-        if absent:
-            raise DataError(f"{uri}: no parquet file below date={absent[0]} ({len(absent)} of {len(by_day)} days missing)")
-        paths = [path for found in by_day.values() for path in found]
+    if days:
+        dated = [(path, day_of(path)) for path in paths]
+        if absent := sorted(set(days) - {day for _, day in dated}):
+            raise DataError(
+                f"{uri}: no parquet file in date={absent[0]} ({len(absent)} of {len(days)} days are missing)"
+            )
+        paths = [path for path, day in dated if day and (day in days or (earlier and day < min(days)))]
     if not paths:
         raise DataError(f"{uri}: no parquet file there")
-    for path in paths:
-        _check(path, _read_schema(fs, path), columns)
-    return ds.dataset(paths, schema=columns, format="parquet", filesystem=fs)
+    schemas = [_read_schema(fs, path) for path in paths]
+    for path, found in zip(paths, schemas, strict=True):
+        _check(path, found, columns)
+    known = [schemas[0].field(field.name) if pa.types.is_null(field.type) else field for field in columns]
+    return ds.dataset(paths, schema=pa.schema(known), format="parquet", filesystem=fs)
 
 
-def _read_schema(fs: pa.fs.FileSystem, path: str) -> pa.Schema:
+def day_of(path: str) -> date | None:
+    """The logical day of the `date=D` folder a path lies in."""
+    for part in reversed(path.split("/")[:-1]):
+        if part.startswith("date="):
+            return date.fromisoformat(part.removeprefix("date="))
+    return None
+
+
+def _read_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
     try:
         return pq.read_schema(path, filesystem=fs)
     except (pa.ArrowInvalid, OSError) as error:
@@ -99,6 +112,6 @@ def _check(path: str, found: pa.Schema, wanted: pa.Schema) -> None:
         elif pa.types.is_integer(field.type):
             fits = pa.types.is_integer(actual)
         else:
-            fits = actual == field.type or pa.types.is_dictionary(actual)
+            fits = pa.types.is_null(field.type) or actual == field.type or pa.types.is_dictionary(actual)
         if not fits:
             raise DataError(f"{path}: column {field.name!r} is {actual}, not {field.type}")
