@@ -10,8 +10,10 @@ def gate_theta(
     application: str,
     workspace: str,
     data: str,
+    run_date: str,
     model: str,
     embeddings: str,
+    validation: str,
     test: str,
     manifest: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
@@ -25,16 +27,19 @@ def gate_theta(
     Args:
         application: The application's configuration as one JSON string.
         workspace: URI below which everything is kept.
-        data: URI of the data root; a simulation's true probabilities there give the best possible AUC.
+        data: URI of the data root; its visits, sign-ups and (of a simulation) truth are used where they exist.
+        run_date: Resolved logical date of the run.
         model: URI of the model.
         embeddings: URI of the embeddings generated on the test split's support rows.
+        validation: URI of the validation task set, on which the controls are tuned.
         test: URI of the test task set.
 
     Returns:
         URI of the decision.
     """
-    from components.support import Step, log_figures, log_roc, save, save_page
-    from limaml import storage
+    from datetime import date
+
+    from components.support import Step, log_figures, save, save_page
     from limaml.config import application_from_json
     from limaml.errors import GateRefused
     from limaml.manifest import read_manifest
@@ -44,15 +49,29 @@ def gate_theta(
     with Step():
         app = application_from_json(application)
         place = Workspace(workspace, app.name)
-        output = place.decision(read_manifest(model, "model").details["model_version"])
-        truth = data if storage.exists(storage.join(data, "truth")) else None
+        version = read_manifest(model, "model").details["model_version"]
+        output = place.decision(version)
+        # A refusal is an answer: its figures and its page are what a person looks for in a red run.
         decision = judge(
-            model, embeddings, test, output, app, place.tracking_uri(), truth=truth, raise_on_refusal=False
+            model,
+            embeddings,
+            validation,
+            test,
+            output,
+            app,
+            place.tracking_uri(),
+            date.fromisoformat(run_date),
+            data,
+            raise_on_refusal=False,
         )
         save(decision, output, manifest)
-        save_page(decision, output, report)
-        log_figures(decision.details, metrics)
-        log_roc(decision.details.get("roc"), roc)
-        if not decision.details["promoted"]:
-            raise GateRefused("; ".join(decision.details["reasons"]))
+        save_page(output, report)
+        details = decision.details
+        for row in details["table"]:
+            shown = {name: row[name] for name in ("auc", "gauc", "log_loss", "calibration") if row[name] is not None}
+            log_figures({f"{row['slice']}.{row['algorithm']}": shown}, metrics)
+        curve = details["roc"]["limaml"]
+        roc.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
+        if not details["promoted"]:
+            raise GateRefused(f"model {version} stays a challenger: {'; '.join(details['reasons'])}; see {output}")
     return output

@@ -64,24 +64,31 @@ def save(manifest: Any, uri: str, artifact: Any) -> None:
     )
 
 
-def save_page(manifest: Any, uri: str, artifact: Any) -> None:
-    """Copy the HTML page a stage wrote into an HTML artifact, so that the Kubeflow UI shows it."""
+def pages(uri: str) -> list[str]:
+    """URIs of the HTML pages a stage wrote into its output."""
     from limaml import storage
-    from limaml.manifest import file_uri
 
-    for entry in manifest.files:
-        if entry.path.endswith(".html"):
-            Path(artifact.path).write_bytes(storage.read_bytes(file_uri(uri, entry)))
-            return
+    scheme = storage.normalize(uri).partition("://")[0]
+    return [f"{scheme}://{info.path}" for info in storage.list_files(uri, ".html")]
 
 
-def log_figures(figures: Any, artifact: Any) -> None:
-    """Log the finite numbers of a mapping as a Metrics artifact."""
+def save_page(uri: str, artifact: Any) -> None:
+    """Copy the page a stage wrote into an HTML artifact, so that the Kubeflow UI shows it."""
+    from limaml import storage
+
+    for page in pages(uri)[:1]:
+        Path(artifact.path).write_bytes(storage.read_bytes(page))
+
+
+def log_figures(figures: Any, artifact: Any, prefix: str = "") -> None:
+    """Log the finite numbers of a mapping, nested ones by dotted name, as a Metrics artifact."""
     import math
 
     for name, value in figures.items():
-        if isinstance(value, (bool, int, float)) and math.isfinite(value):
-            artifact.log_metric(name, float(value))
+        if isinstance(value, dict):
+            log_figures(value, artifact, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            artifact.log_metric(f"{prefix}{name}", float(value))
 
 
 def _write_termination_log(line: str) -> None:
@@ -92,10 +99,10 @@ def _write_termination_log(line: str) -> None:
 
 def _end_with_the_runner() -> None:
     """End this process when the runner that reads its output dies, or it would work on beside the next run."""
-    if sys.platform != "linux":
+    if not hasattr(select, "poll"):
         return
     reader_gone = select.poll()
-    reader_gone.register(sys.__stdout__.fileno(), 0)
+    reader_gone.register(1, 0)
 
     def watch() -> None:
         reader_gone.poll()

@@ -13,6 +13,7 @@ def train_theta(
     train: str,
     validation: str,
     manifest: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Train θ_meta and θ_global, and the vanilla baseline, on a train split; choose θ on a validation split.
@@ -29,7 +30,7 @@ def train_theta(
     """
     from datetime import date
 
-    from components.support import Step, log_figures, save
+    from components.support import Step, log_figures, save, save_page
     from limaml.config import application_from_json
     from limaml.training.train import train_model
     from limaml.workspace import Workspace
@@ -39,5 +40,7 @@ def train_theta(
         place = Workspace(workspace, app.name)
         model = train_model(train, validation, place.model(""), app, place.tracking_uri(), date.fromisoformat(run_date))
         save(model, model.details["uri"], manifest)
-        log_figures(model.counts | model.details, metrics)
+        save_page(model.details["uri"], report)
+        log_figures(model.counts, metrics)
+        log_figures({"validation_auc": model.details["validation_auc"]}, metrics)
     return model.details["uri"]

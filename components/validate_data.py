@@ -35,6 +35,8 @@ def validate_data(
     from limaml import windows
     from limaml.config import application_from_json
     from limaml.data.validation import validate
+    from limaml.errors import DataError
+    from limaml.manifest import find_manifest
     from limaml.workspace import Workspace
 
     with Step():
@@ -45,8 +47,17 @@ def validate_data(
         else:
             window = windows.refresh_split(app.windows, as_of).window
         output = Workspace(workspace, app.name).validated(window)
-        validated = validate(data, output, app, window)
-        save(validated, output, manifest)
-        save_page(validated, output, report)
-        log_figures(validated.counts, metrics)
-    return as_of.isoformat(), output  # type: ignore[return-value]
+        refusal = None
+        try:
+            validate(data, output, app, window)
+        except DataError as error:
+            refusal = error
+        # Refused data has a page as well, and a person needs that one most of all.
+        validated = find_manifest(output)
+        if validated is not None and validated.details["passed"] == (refusal is None):
+            save(validated, output, manifest)
+            save_page(output, report)
+            log_figures(validated.counts, metrics)
+        if refusal is not None:
+            raise refusal
+    return as_of.isoformat(), output

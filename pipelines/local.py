@@ -9,12 +9,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from components import IMAGE, support
+import yaml
+
+from components import support
 from limaml import errors
 from limaml.manifest import Manifest
 
@@ -40,30 +42,40 @@ def run_pipeline(pipeline: Any, arguments: dict[str, str]) -> LocalRun:
             if "python3" in value:
                 raise errors.ConfigError(
                     f"{name}: Kubeflow's local runner rewrites 'python3' inside arguments, and {value[:200]!r} holds "
-                    "it: "
-                    "use another name or path (a link is enough)"
+                    "it: use another name or path (a link is enough)"
                 )
         root = Path(folder)
         termination_log = root / "termination.log"
         termination_log.touch()
-        error = _execute(_compile(pipeline, root), arguments, root, termination_log)
+        runnable, titles = _compile(pipeline, root)
+        error = _execute(runnable, arguments, root, termination_log, StepLog(sys.stderr, titles))
         return LocalRun(_manifests(root / "outputs"), error)
 
 
-def _compile(pipeline: Any, folder: Path) -> Any:
+def _compile(pipeline: Any, folder: Path) -> tuple[Any, dict[str, str]]:
+    """The compiled pipeline without what only a cluster can use, and its steps' titles by name."""
     from kfp import compiler, components
 
     package = folder / "pipeline.yaml"
     compiler.Compiler().compile(pipeline, str(package))
-    # No image is used here; the runner warns unless the image's name says that it has Python.
-    return components.load_component_from_text(package.read_text().replace(f"image: {IMAGE}", "image: python"))
+    spec = next(iter(yaml.safe_load_all(package.read_text())))
+    titles = {}
+    for part in (spec["root"], *spec["components"].values()):
+        for name, task in part.get("dag", {}).get("tasks", {}).items():
+            titles[name] = task["taskInfo"]["name"]
+            task["taskInfo"]["name"] = name
+    for executor in spec["deploymentSpec"]["executors"].values():
+        executor["container"]["image"] = "python"  # the runner takes this interpreter, and wants the name to say so
+        executor["container"].pop("resources", None)
+    return components.load_component_from_text(yaml.safe_dump(spec)), titles
 
 
-def _execute(pipeline: Any, arguments: dict[str, str], root: Path, termination_log: Path) -> errors.LimamlError | None:
+def _execute(
+    pipeline: Any, arguments: dict[str, str], root: Path, termination_log: Path, log: "StepLog"
+) -> errors.LimamlError | None:
     from kfp import local
 
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root / "outputs"))
-    log = StepLog(sys.stderr)
     environment = {
         support.TERMINATION_LOG: str(termination_log),
         support.LOCAL_RUN: "1",
@@ -85,7 +97,7 @@ def _revive(message: str, step: str) -> errors.LimamlError:
     kind = getattr(errors, name, None)
     if message.startswith("ERROR ") and isinstance(kind, type) and issubclass(kind, errors.LimamlError):
         return kind(text)
-    return errors.LimamlError(f"step {step} failed: {message.removeprefix('ERROR ')} (its log is above)")
+    return errors.LimamlError(f"step {step!r} failed: {message.removeprefix('ERROR ')} (its log is above)")
 
 
 def _manifests(outputs: Path) -> dict[str, Manifest]:
@@ -113,8 +125,9 @@ class StepLog:
     The runner's banners and the executor's dump of its input (the whole configuration, once a step) stay out.
     """
 
-    def __init__(self, sink: TextIO) -> None:
+    def __init__(self, sink: TextIO, titles: Mapping[str, str] | None = None) -> None:
         self.sink = sink
+        self.titles = titles or {}
         self.step = ""
         self._line = ""
         self._inside = False
@@ -133,7 +146,7 @@ class StepLog:
 
     def _take(self, line: str) -> None:
         if match := re.search(r" - INFO - Executing task '(.+)'$", line):
-            self.step, self._inside = match[1], True
+            self.step, self._inside = self.titles.get(match[1], match[1]), True
             self.sink.write(f"── {self.step}\n")
         elif re.search(r" - (INFO|ERROR) - Task '.+' finished with status", line):
             self._inside = False

@@ -35,6 +35,13 @@ def train(application: str, workspace: str, data: str, run_date: str = ""):
         generate_embeddings, "Generate the challenger's embeddings", **common, tasks=tasks["test"], model=model
     )["Output"]
     decision = step(
-        gate_theta, "Gate the pair", **common, data=data, model=model, embeddings=embeddings, test=tasks["test"]
+        gate_theta,
+        "Gate the pair",
+        **dated,
+        data=data,
+        model=model,
+        embeddings=embeddings,
+        validation=tasks["validation"],
+        test=tasks["test"],
     )["Output"]
     step(push_embeddings, "Publish the release", **common, embeddings=embeddings, decision=decision)

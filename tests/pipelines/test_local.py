@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import dsl
@@ -11,6 +12,7 @@ from kfp import dsl
 from components import IMAGE
 from limaml import errors
 from pipelines.local import StepLog, run_pipeline
+from pipelines.naming import step
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
@@ -30,13 +32,14 @@ def write(text: str, manifest: dsl.Output[dsl.Artifact]) -> str:
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
 def fail(kind: str, log: str):
     import logging
+    import pathlib
 
     from components.support import Step
     from limaml import errors
 
     with Step():
         logging.getLogger("limaml.toy").info("about to fail")
-        with open(log, "a") as stream:
+        with pathlib.Path(log).open("a") as stream:
             stream.write("failed\n")
         if kind == "bug":
             raise ZeroDivisionError("a bug")
@@ -45,20 +48,23 @@ def fail(kind: str, log: str):
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
 def note(text: str, log: str):
-    with open(log, "a") as stream:
+    import pathlib
+
+    with pathlib.Path(log).open("a") as stream:
         stream.write(text + "\n")
 
 
 @dsl.pipeline(name="toy-chain")
 def chain(text: str):
-    first = write(text=text)
-    write(text=first.outputs["Output"])
+    first = step(write, "Write", text=text)
+    step(write, "Write again", text=first["Output"])
 
 
 @dsl.pipeline(name="toy-failure")
 def failure(kind: str, log: str):
-    first = fail(kind=kind, log=log)
-    note(text="after", log=log).after(first)
+    first: Any = fail(kind=kind, log=log)
+    second: Any = note(text="after", log=log)
+    second.after(first)
 
 
 @dsl.pipeline(name="toy-branches")
@@ -73,7 +79,9 @@ def test_steps_pass_parameters_on_and_leave_their_manifests(capfd: pytest.Captur
     run = run_pipeline(chain, {"text": 'ä "quoted" {brace} $HOME'})
     assert run.error is None
     assert [m.fingerprint for m in run.manifests.values()] == ['ä "quoted" {brace} $HOME', 'ä "quoted" {brace} $HOME!']
-    assert capfd.readouterr().out == "", "standard output belongs to results"
+    captured = capfd.readouterr()
+    assert captured.out == "", "standard output belongs to results"
+    assert captured.err == "── Write\n── Write again\n"
 
 
 @pytest.mark.parametrize("kind", ["DataError", "GateRefused"])
@@ -96,7 +104,7 @@ def test_a_failing_step_is_told_in_its_own_words(kind: str, tmp_path: Path, capf
 def test_a_bug_keeps_its_traceback_and_names_the_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = run_pipeline(failure, {"kind": "bug", "log": str(tmp_path / "log")})
     assert type(run.error) is errors.LimamlError
-    assert "step fail failed: ZeroDivisionError: a bug" in str(run.error)
+    assert "step 'fail' failed: ZeroDivisionError: a bug" in str(run.error)
     assert 'raise ZeroDivisionError("a bug")' in capfd.readouterr().err
 
 
@@ -108,7 +116,7 @@ def test_the_pinned_runner_runs_exactly_one_branch(value: str, ran: str, tmp_pat
 
 
 def test_the_word_the_runner_rewrites_is_refused() -> None:
-    with pytest.raises(errors.ConfigError, match="text: .*'python3'"):
+    with pytest.raises(errors.ConfigError, match=r"text: .*'python3'"):
         run_pipeline(chain, {"text": "file:///home/python3/logs"})
 
 

@@ -1,0 +1,55 @@
+"""Analyze an A/B test by cohort."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
+def analyze_ab(
+    application: str,
+    workspace: str,
+    exposures: str,
+    visits: str,
+    signups: str,
+    start: str,
+    end: str,
+    manifest: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Check the split, then compare the arms' CTR and weekly active users in every cohort.
+
+    Args:
+        application: The application's configuration as one JSON string.
+        workspace: URI below which everything is kept.
+        exposures: URI of the exposure log, by date=…
+        visits: URI of the visits, by date=…; those before the test decide the cohorts.
+        signups: URI of the sign-ups.
+        start: First logical day of the test.
+        end: The day after its last.
+
+    Returns:
+        URI of the report.
+    """
+    from datetime import date
+
+    from components.support import Step, log_figures, save, save_page
+    from limaml.config import application_from_json
+    from limaml.experiment.analysis import analyze
+    from limaml.windows import Window
+    from limaml.workspace import Workspace
+
+    with Step():
+        app = application_from_json(application)
+        window = Window(
+            start=date.fromisoformat(start),
+            end=date.fromisoformat(end),
+            utc_offset_hours=app.windows.utc_offset_hours,
+        )
+        output = Workspace(workspace, app.name).experiment(window)
+        analyzed = analyze(exposures, visits, signups, output, app, window)
+        save(analyzed, output, manifest)
+        save_page(output, report)
+        log_figures(analyzed.counts, metrics)
+    return output

@@ -1,0 +1,124 @@
+"""The `limaml` command, assembled at the top of the house: the library's commands, monitoring's, and its own."""
+
+import os
+from datetime import date, datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limaml.cli import common
+from limaml.cli.common import App, Json, WorkspaceUri
+
+if TYPE_CHECKING:
+    from pipelines.run import Finished
+
+AREAS = (
+    *(f"limaml.cli.{area}" for area in (
+        "config", "simulate", "validate", "group", "train", "embed", "release", "score", "experiment"
+    )),
+    "monitoring.cli",
+)  # fmt: skip
+
+DataUri = Annotated[
+    str, typer.Option("--data", help="Interactions by day (a data root), or a flat parquet log to import first.")
+]
+RunDate = Annotated[
+    datetime | None,
+    typer.Option("--date", formats=["%Y-%m-%d"], help="Logical date; none: the day after the newest interactions."),
+]
+Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
+Log = Annotated[str, typer.Option(help="URI of a log of the test.")]
+
+# Libraries that would otherwise send usage statistics out, or talk over our own lines.
+QUIET = {
+    "GX_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="LiMAML: meta-learned personalization, from interactions to a served score.",
+    )
+    for area in AREAS:
+        import_module(area).register(app)
+    runs = typer.Typer(no_args_is_help=True, help="Run a pipeline on this machine.")
+    runs.command("train")(train)
+    runs.command("refresh")(refresh)
+    runs.command("ab-report")(ab_report)
+    app.add_typer(runs, name="run")
+    app.command("demo")(demo)
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    raise SystemExit(common.run(build()))
+
+
+def train(app: App, data: DataUri, workspace: WorkspaceUri, run_date: RunDate = None, as_json: Json = False) -> None:
+    """Train θ, judge the pair (model, embeddings), and publish it when it is promoted (exit code 4 when refused)."""
+    from limaml.config import load_application
+    from pipelines.run import run_train
+
+    _finish(run_train(load_application(app), workspace, data, _day(run_date)), as_json)
+
+
+def refresh(app: App, data: DataUri, workspace: WorkspaceUri, run_date: RunDate = None, as_json: Json = False) -> None:
+    """Generate embeddings with the champion's θ, publish them, and look for drift and staleness."""
+    from limaml.config import load_application
+    from pipelines.run import run_refresh
+
+    _finish(run_refresh(load_application(app), workspace, data, _day(run_date)), as_json)
+
+
+def ab_report(
+    app: App,
+    workspace: WorkspaceUri,
+    exposures: Log,
+    visits: Log,
+    signups: Log,
+    start: Day,
+    end: Day,
+    as_json: Json = False,
+) -> None:
+    """Compare the arms of an A/B test over the days [start, end): CTR and weekly active users by cohort."""
+    from limaml.config import load_application
+    from pipelines.run import run_ab_report
+
+    application = load_application(app)
+    _finish(run_ab_report(application, workspace, exposures, visits, signups, start.date(), end.date()), as_json)
+
+
+def demo(
+    workspace: WorkspaceUri = ".demo",
+    data: Annotated[
+        str, typer.Option("--data", help="Your own flat log or data root, instead of simulated ones.")
+    ] = "",
+    app: App = "",
+    as_json: Json = False,
+) -> None:
+    """The whole chain, ending in one table: train, refresh, and on simulated logs two more days and an A/B test."""
+    from pipelines import demo as chain
+
+    chain.run(workspace, data, app, as_json)
+
+
+def _finish(finished: "Finished", as_json: bool) -> None:
+    """Print what a run says, then end as it ended: a refusal is an answer too."""
+    common.emit(finished.result, as_json)
+    if finished.error is not None:
+        raise finished.error
+
+
+def _day(moment: datetime | None) -> date | None:
+    return None if moment is None else moment.date()

@@ -1,0 +1,139 @@
+"""One run of a pipeline on this machine, for one application and logical date, alone in its workspace on that date."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from limaml import lease, storage
+from limaml.config import Application
+from limaml.errors import ConfigError, LimamlError
+from limaml.manifest import Manifest, canonical_json
+from limaml.windows import Window
+from limaml.workspace import Workspace
+from pipelines import results
+from pipelines.local import run_pipeline
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run has to say: plain figures for `--json`, the steps' manifests, and the error that ended it, if any."""
+
+    result: dict[str, Any]
+    manifests: dict[str, Manifest]
+    error: LimamlError | None = None
+
+
+def run_train(application: Application, workspace: str, data: str, run_date: date | None = None) -> Finished:
+    """Validate, group, train θ, gate, publish.
+
+    Raises:
+        ConfigError, DataError, LeaseHeld: before the first step; what ends a step is in the result.
+    """
+    return _run_dated("train", application, workspace, data, run_date, results.of_train)
+
+
+def run_refresh(application: Application, workspace: str, data: str, run_date: date | None = None) -> Finished:
+    """Validate, group, generate with the champion's θ, publish, monitor.
+
+    Raises:
+        ConfigError, DataError, LeaseHeld: before the first step; what ends a step is in the result.
+    """
+    return _run_dated("refresh", application, workspace, data, run_date, results.of_refresh)
+
+
+def run_ab_report(
+    application: Application, workspace: str, exposures: str, visits: str, signups: str, start: date, end: date
+) -> Finished:
+    """Analyze an A/B test over the logical days [start, end).
+
+    Raises:
+        ConfigError, LeaseHeld: before the first step; what ends a step is in the result.
+    """
+    if start >= end:
+        raise ConfigError(f"an A/B test needs its start before its end, got {start} and {end}")
+    arguments = {
+        "exposures": storage.normalize(exposures),
+        "visits": storage.normalize(visits),
+        "signups": storage.normalize(signups),
+        "start": start.isoformat(),
+        "end": end.isoformat(),
+    }
+    window = Window(start=start, end=end, utc_offset_hours=application.windows.utc_offset_hours)
+    return _run("ab_report", application, workspace, end, arguments, partial(results.of_ab_report, window))
+
+
+def _run_dated(
+    kind: str, application: Application, workspace: str, data: str, run_date: date | None, summarize: Callable
+) -> Finished:
+    root = bring_in(data, application, workspace)
+    if run_date is None:
+        run_date = day_after_newest(root)
+        log.info("run date: %s, the day after the newest interactions of %s", run_date, root)
+    arguments = {"data": root, "run_date": run_date.isoformat()}
+    return _run(kind, application, workspace, run_date, arguments, partial(summarize, application, run_date))
+
+
+def _run(
+    kind: str,
+    application: Application,
+    workspace: str,
+    run_date: date,
+    arguments: dict[str, str],
+    summarize: Callable[[Workspace, dict[str, Manifest]], dict[str, Any]],
+) -> Finished:
+    from pipelines.compile import pipelines
+
+    place = Workspace(storage.normalize(workspace), application.name)
+    common = {"application": canonical_json(application.model_dump(mode="json")).decode(), "workspace": place.root}
+    with lease.hold(place.lease(run_date), f"limaml run {kind}"):
+        ran = run_pipeline(pipelines()[kind], common | arguments)
+        result = {"application": application.name, "run": kind, "run_date": run_date.isoformat()}
+        result |= summarize(place, ran.manifests)
+        if ran.error is not None:
+            result |= {"error": type(ran.error).__name__, "message": str(ran.error)}
+        summary = storage.join(place.run(run_date, kind), "summary.json")
+        storage.write_bytes(summary, json.dumps(result, indent=2, default=str).encode() + b"\n")
+    return Finished(result, ran.manifests, ran.error)
+
+
+def bring_in(data: str, application: Application, workspace: str) -> str:
+    """The data root behind `--data`: itself where it holds days of interactions, else a flat log imported first.
+
+    Raises:
+        ConfigError: there is nothing at `data`.
+        DataError: the log breaks its contract.
+        LeaseHeld: another run is importing.
+    """
+    if _days(data):
+        return storage.normalize(data)
+    if not storage.exists(data):
+        raise ConfigError(f"--data {data}: nothing there; give a data root, a parquet file or a folder of them")
+    from limaml.data.importer import import_log
+
+    place = Workspace(storage.normalize(workspace), application.name)
+    with lease.hold(f"{place.data}.lease", "limaml import"):
+        import_log(storage.normalize(data), place.data, application)
+    return place.data
+
+
+def day_after_newest(data: str) -> date:
+    """The day after the newest day of interactions: the run date a finished log asks for."""
+    days = _days(data)
+    if not days:
+        raise ConfigError(f"{data}: no interactions/date=YYYY-MM-DD, so --date must be given")
+    return date.fromisoformat(days[-1]) + timedelta(days=1)
+
+
+def _days(data: str) -> list[str]:
+    uri = storage.normalize(data)
+    if storage.is_local(uri) and Path(storage.local_path(uri)).is_file():
+        return []
+    names = storage.list_directories(storage.join(uri, "interactions"))
+    return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
