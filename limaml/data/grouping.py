@@ -85,6 +85,17 @@ class GroupedTasks:
     lengths: Indices
     support: Indices
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a task set's manifest counts."""
+        rows, support = int(self.lengths.sum()), int(self.support.sum())
+        return {
+            "tasks": len(self.lengths),
+            "rows": rows,
+            "support_rows": support,
+            "query_rows": rows - support,
+        }
+
 
 def group_bucket(table: pa.Table, task: Task, boundary: int | None, schema: pa.Schema) -> GroupedTasks:
     """Sort a bucket's rows by (task, time), cap each task, and mark its query rows.

@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,7 +19,7 @@ from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
-from limaml.data.grouping import Buckets, GroupedTasks, ahead, group_bucket, hash_ranges
+from limaml.data.grouping import Buckets, ahead, group_bucket, hash_ranges
 from limaml.data.interactions import InteractionReader, microseconds
 from limaml.data.shards import ShardWriter, read_row_group
 from limaml.errors import DataError
@@ -28,6 +30,7 @@ from limaml.windows import TaskSplit
 
 log = logging.getLogger(__name__)
 
+SHARD_THREADS = 2
 # Rows held at once while tasks are shuffled, and batches that share one sorting by length.
 POOL_ROWS = 1 << 19
 POOL_BATCHES = 32
@@ -91,38 +94,44 @@ def _build(directory: Path, stage: Stage, validated: str, source: Manifest, spli
     scratch.mkdir()
     buckets = Buckets(scratch, shards, hash_ranges(rows, row_bytes, shards, application.grouping.buckets))
     reader = InteractionReader(application, split.window)
-    files = [(file_uri(validated, entry), entry) for entry in source.files]
-    scattered = buckets.scatter(ahead(_read(reader, files)))
+    scattered = buckets.scatter(ahead(_read(reader, [(file_uri(validated, entry), entry) for entry in source.files])))
     log.info("task_set: %s of %s rows in %s", f"{scattered:,}", f"{reader.rows_read:,}", split.window.name)
     if not scattered:
         raise DataError(f"no rows in [{split.window.start}, {split.window.end}): {_seen(reader)}; choose another date")
     boundary = None if split.boundary_time is None else microseconds(split.boundary_time)
-    counts: dict[str, int] = dict.fromkeys(("tasks", "rows", "support_rows", "query_rows"), 0)
-    shard_rows = {}
-    with progress() as bar:
-        shown = bar.add_task("sorting tasks", total=scattered, note="")
-        for number in range(shards):
-            name = f"shard={number:03d}.parquet"
-            with ShardWriter(directory / name, schema) as writer:
-                grouped = (
-                    (table.num_rows, group_bucket(table, application.task, boundary, schema))
-                    for table in buckets.shard(number)
-                )
-                for sorted_rows, tasks in ahead(grouped):
-                    writer.write(tasks.table, tasks.lengths)
-                    _count(counts, tasks)
-                    bar.update(shown, advance=sorted_rows)
-            shard_rows[name] = writer.rows
+
+    def write_shard(number: int) -> tuple[str, Counter[str]]:
+        name, counts = f"shard={number:03d}.parquet", Counter[str]()
+        with ShardWriter(directory / name, schema) as writer:
+            for table in buckets.shard(number):
+                grouped = group_bucket(table, application.task, boundary, schema)
+                writer.write(grouped.table, grouped.lengths)
+                counts.update(grouped.counts)
+        return name, counts
+
+    # Shards are independent of each other, and most of the work releases the interpreter's lock.
+    with progress() as bar, ThreadPoolExecutor(SHARD_THREADS) as pool:
+        shown = bar.add_task("sorting tasks", total=shards, note="")
+        written = {}
+        for name, counts in pool.map(write_shard, range(shards)):
+            written[name] = counts
+            bar.advance(shown)
+    totals = Counter[str]()
+    for counts in written.values():
+        totals.update(counts)
     shutil.rmtree(scratch)
-    log.info("task_set: %s rows dropped by the cap", f"{scattered - counts['rows']:,}")
+    log.info("task_set: %s rows dropped by the cap", f"{scattered - totals['rows']:,}")
+    files = entries(directory, {name: counts["rows"] for name, counts in written.items()}, "shard=*.parquet")
     details = {"split": split.model_dump(mode="json"), "widths": widths}
-    return stage.manifest(entries(directory, shard_rows, "shard=*.parquet"), counts, details)
+    return stage.manifest(files, dict(totals), details)
 
 
 def _read(reader: InteractionReader, files: list[tuple[str, FileEntry]]) -> Iterator[pa.RecordBatch]:
     with progress() as bar:
-        for uri, entry in bar.track(files, description="reading interactions"):
+        shown = bar.add_task("reading interactions", total=len(files), note="")
+        for uri, entry in files:
             yield from reader.read(uri, entry)
+            bar.advance(shown)
 
 
 def _seen(reader: InteractionReader) -> str:
@@ -133,15 +142,6 @@ def _seen(reader: InteractionReader) -> str:
         (datetime.fromtimestamp(time / 1e6, UTC) + offset).date() for time in (reader.oldest, reader.newest)
     )
     return f"the validated data has the days {oldest} to {newest}"
-
-
-def _count(counts: dict[str, int], tasks: GroupedTasks) -> None:
-    support = int(tasks.support.sum())
-    rows = int(tasks.lengths.sum())
-    counts["tasks"] += len(tasks.lengths)
-    counts["rows"] += rows
-    counts["support_rows"] += support
-    counts["query_rows"] += rows - support
 
 
 @dataclass(frozen=True)
