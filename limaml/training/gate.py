@@ -27,6 +27,7 @@ from limaml.training.evaluation import CHAMPION, INTERCEPT, LIMAML, VANILLA, Sco
 from limaml.training.gate_page import decision_page, roc_points
 from limaml.training.metrics import relative_gain
 from limaml.training.slices import ALL, WITH_SUPPORT, Figure, figures
+from limaml.windows import TaskSplit
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ def judge(
             "generate them again"
         )
     validation_set, test_set = TaskSet.open(validation), TaskSet.open(test)
+    split = TaskSplit.model_validate(test_set.manifest.details["split"])
     registry = Registry(tracking_uri, application.name)
     run_id = registry.run_of(_model_fingerprint(model))
     version = registry.register(challenger.version, model, run_id)
@@ -100,8 +102,8 @@ def judge(
         same = incumbent is not None and incumbent.model_version == challenger.version
         champion = None if incumbent is None or same else _champion(incumbent.uri, application)
         tuned = tune_controls(vanilla, validation_set, application.embeddings.finetune_steps)
-        scored = score_test(challenger, vanilla, files, test_set, tuned, champion, _truth(data, test_set))
-        cohorts = cohorts_of_tasks(application, scored.task_ids, data, test_set.boundary_time)
+        scored = score_test(challenger, vanilla, files, test_set, tuned, champion, _truth(data, split))
+        cohorts = cohorts_of_tasks(application, scored.task_ids, data, split.boundary_time or split.window.start_time)
         table = figures(scored, cohorts)
         checks = _checks(table, scored, application.gate)
         promoted = all(check.passed for check in checks)
@@ -150,12 +152,12 @@ def _champion(uri: str, application: Application) -> Model:
     return load_model(uri, application)
 
 
-def _truth(data: str | None, test: TaskSet) -> dict[int, float] | None:
+def _truth(data: str | None, split: TaskSplit) -> dict[int, float] | None:
     """True probabilities of simulated rows in the test window, where the data root has them."""
     if data is None or not storage.exists(storage.join(data, "truth")):
         return None
     result: dict[int, float] = {}
-    days = {day.isoformat() for day in test.split.window.days}
+    days = {day.isoformat() for day in split.window.days}
     for info in storage.list_files(storage.join(data, "truth"), ".parquet"):
         if not any(f"date={day}/" in info.path for day in days):
             continue

@@ -58,9 +58,7 @@ def fit(
     Raises:
         DataError: the loss is not finite, or validation has one class only.
     """
-    run = _Run(
-        network, algorithm, settings, finetune_steps, checkpoint, math.ceil(train.tasks / settings.tasks_per_batch)
-    )
+    run = _Run(network, algorithm, settings, finetune_steps, checkpoint, train.batch_count(settings.tasks_per_batch))
     with progress() as bar:
         task = bar.add_task(f"train {algorithm}", total=run.total_steps, completed=run.step, note="")
         while not run.finished:
