@@ -1,0 +1,182 @@
+"""Daily meta embeddings (Alg. 2b): from θ_meta, k steps on each task's recent samples, then score the newest of them.
+
+One output shard per shard of the task set, each finished file kept when a run is killed. Memory holds one batch of
+samples and the embeddings of one shard.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.progress import Progress
+
+from limaml.config import Application
+from limaml.console import progress
+from limaml.data.batches import TaskBatch
+from limaml.data.tasks import TaskSet
+from limaml.errors import DataError
+from limaml.manifest import FileEntry, Manifest
+from limaml.model import Model, load_model
+from limaml.schema import AS_OF, EMBEDDING, MODEL_VERSION, NEWEST_EVENT_TIME, SAMPLES, TASK_ID, embedding_schema
+from limaml.stage import Stage, entries
+from limaml.windows import day_start
+
+log = logging.getLogger(__name__)
+
+ROW_GROUP_ROWS = 1 << 16
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def generate_embeddings(model: str, tasks: str, output: str, application: Application, as_of: date) -> Manifest:
+    """Generate the embeddings of all tasks that have a support row.
+
+    Args:
+        model: URI of a trained model.
+        tasks: URI of a task set; only its support rows are used.
+        output: URI of the directory to write.
+        application: the configuration; `embeddings` decides steps and pooling, not what the model was trained with.
+        as_of: the logical date they are made for; every sample must lie before it.
+
+    Raises:
+        DataError: an embedding is not finite, a sample lies at or after `as_of`, or no task has a support row.
+        IntegrityError: model or task set differ from their manifests.
+        ConfigError: the model does not fit the application.
+    """
+    network = load_model(model, application)
+    task_set = TaskSet.open(tasks)
+    options = application.embeddings
+    stage = Stage(
+        "embeddings",
+        output,
+        application,
+        (),
+        {
+            "model": network.digest,
+            "tasks": task_set.manifest.digest,
+            "as_of": as_of.isoformat(),
+            "finetune_steps": options.finetune_steps,
+            "pooling": options.pooling,
+        },
+    )
+
+    def build(directory: Path) -> Manifest:
+        with progress() as bar:
+            bar.add_task("embeddings", total=task_set.tasks, note="")
+            for entry in task_set.manifest.files:
+                _write_shard(directory, entry, task_set, network, application, as_of, bar)
+        return _manifest(directory, stage, task_set, network, model, as_of)
+
+    return stage.run(build, resumable=True)
+
+
+def _manifest(directory: Path, stage: Stage, task_set: TaskSet, network: Model, model: str, as_of: date) -> Manifest:
+    tasks, rows, newest = {}, 0, 0
+    for path in sorted(directory.glob("shard=*.parquet")):
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=[SAMPLES, NEWEST_EVENT_TIME])
+        tasks[path.name] = len(table)
+        rows += int(table[SAMPLES].to_numpy().sum())
+        newest = max(newest, int(table[NEWEST_EVENT_TIME].cast(pa.int64()).to_numpy().max(initial=0)))
+    embedded = sum(tasks.values())
+    if not embedded:
+        raise DataError(f"{task_set.uri}: none of its {task_set.tasks} tasks has a support row before {as_of}")
+    options = stage.application.embeddings
+    return stage.manifest(
+        entries(directory, tasks, "shard=*.parquet"),
+        {"tasks": embedded, "rows": rows, "tasks_without_support": task_set.tasks - embedded},
+        {
+            "model_version": network.version,
+            "model_uri": model,
+            "model_digest": network.digest,
+            "as_of": as_of.isoformat(),
+            "width": network.embedding_width,
+            "pooling": options.pooling,
+            "finetune_steps": options.finetune_steps,
+            "newest_event_time": (_EPOCH + timedelta(microseconds=newest)).isoformat(),
+        },
+    )
+
+
+def _write_shard(
+    directory: Path,
+    entry: FileEntry,
+    task_set: TaskSet,
+    network: Model,
+    application: Application,
+    as_of: date,
+    bar: Progress,
+) -> None:
+    """One output file, under a dot name until it is whole; nothing where an earlier run finished it."""
+    name = Path(entry.path).name
+    if (directory / name).exists():
+        log.info("embeddings: %s kept from an earlier run", name)
+        return
+    shard = TaskSet(task_set.uri, task_set.manifest.model_copy(update={"files": [entry]}))
+    cutoff = day_start(as_of, application.windows.utc_offset_hours)
+    parts = list(_embedded(shard, network, application, cutoff, bar))
+    width = network.embedding_width
+    columns = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _nothing(width)
+    ids, vectors, newest, samples = columns
+    # Text by code point is text by UTF-8 bytes: the order stores keep their keys in.
+    order = np.argsort(ids, kind="stable")
+    schema = embedding_schema(width)
+    values = {
+        TASK_ID: pa.array(ids[order], pa.string()),
+        EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors[order].reshape(-1)), width),
+        MODEL_VERSION: pa.repeat(network.version, len(ids)),
+        AS_OF: pa.repeat(pa.scalar(cutoff, schema.field(AS_OF).type), len(ids)),
+        NEWEST_EVENT_TIME: pa.array(newest[order]).cast(schema.field(NEWEST_EVENT_TIME).type),
+        SAMPLES: pa.array(samples[order], pa.int32()),
+    }
+    making = directory / f".{name}"
+    pq.write_table(
+        pa.Table.from_arrays([values[field.name] for field in schema], schema=schema),
+        making,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="zstd",
+    )
+    with making.open("rb") as stream:
+        os.fsync(stream.fileno())
+    making.rename(directory / name)
+
+
+def _embedded(
+    shard: TaskSet, network: Model, application: Application, cutoff: datetime, bar: Progress
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Per batch: task ids [T], embeddings [T, W], newest event times [T] in microseconds, samples [T]."""
+    options = application.embeddings
+    for batch in shard.batches(options.tasks_per_batch):
+        support = batch.support_only()
+        bar.advance(bar.task_ids[-1], batch.tasks)
+        if not support.tasks:
+            continue
+        newest = support.event_time[support.offsets[1:] - 1]
+        _check_before(support, newest, cutoff)
+        vectors = network.embed(support, options.finetune_steps, options.pooling)
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(broken):
+            raise DataError(
+                f"task {support.task_ids[broken[0]]}: its embedding is not finite after {options.finetune_steps} steps "
+                f"({len(broken)} of {support.tasks} in its batch); lower training.task_learning_rate and train again"
+            )
+        yield np.array(support.task_ids, object), vectors, newest, support.lengths
+
+
+def _check_before(support: TaskBatch, newest: np.ndarray, cutoff: datetime) -> None:
+    late = np.flatnonzero(newest >= (cutoff - _EPOCH) // timedelta(microseconds=1))
+    if len(late):
+        seen = _EPOCH + timedelta(microseconds=int(newest[late[0]]))
+        raise DataError(
+            f"task {support.task_ids[late[0]]}: has a support row at {seen.isoformat()}, not before the cutoff "
+            f"{cutoff.isoformat()}; group a window that ends there"
+        )
+
+
+def _nothing(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    empty = np.empty(0, np.int64)
+    return np.empty(0, object), np.empty((0, width), np.float32), empty, empty

@@ -1,0 +1,292 @@
+"""Scoring from a release: the model it names, reading only the embeddings made by that model.
+
+Every answer says why it is what it is. A task without an embedding is scored by the un-adapted meta block; a read that
+failed is an error, and never passes for such a task.
+Shapes: R rows, one (task, item) candidate each; U distinct tasks; W width of an embedding.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from limaml.config import Application, Feature
+from limaml.data.features import encode_features
+from limaml.data.grouping import task_texts
+from limaml.errors import DataError, IntegrityError, StoreError
+from limaml.model import Model, load_model
+from limaml.online.store import Reader, Release, Store, open_store
+
+log = logging.getLogger(__name__)
+
+FRESH = "fresh"  # an embedding no older than monitoring.maximum_age_hours
+STALE = "stale"  # an older embedding
+ZERO_SHOT = "zero_shot"  # no embedding: the un-adapted meta block on the request's meta features
+DEFAULT = "default"  # neither embedding nor meta features: the average member's embedding
+VANILLA = "vanilla"  # the baseline, which adapts to no one
+
+_PIN_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers for R rows, in their order.
+
+    Attributes:
+        probability: [R] float32.
+        reason: [R] reason codes.
+        age_seconds: [R] float64, `now` minus the cutoff of the embedding's events; NaN where none was used.
+        model_version, generation, as_of: what answered; the baseline has neither generation nor date.
+    """
+
+    probability: npt.NDArray[np.float32]
+    reason: npt.NDArray[np.str_]
+    age_seconds: npt.NDArray[np.float64]
+    model_version: str
+    generation: str = ""
+    as_of: date | None = None
+
+    def table(self) -> pa.Table:
+        """The answers as columns, null age where there is none."""
+        rows = len(self.probability)
+        return pa.table(
+            {
+                "probability": pa.array(self.probability),
+                "reason": pa.array(self.reason.tolist(), pa.string()),
+                "age_seconds": pa.array(self.age_seconds, from_pandas=True),
+                "model_version": pa.repeat(self.model_version, rows),
+                "generation": pa.repeat(self.generation, rows),
+                "as_of": pa.array([self.as_of] * rows, pa.date32()),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    release: Release
+    model: Model
+    reader: Reader
+
+
+class Scorer:
+    """Scores from one pinned release. `refresh` moves on to the current one; calls under way finish on theirs."""
+
+    def __init__(self, store: Store, application: Application) -> None:
+        self._store = store
+        self._application = application
+        self._pinned = _pin(store, application, None)
+
+    @classmethod
+    def open(cls, store_url: str, application: Application) -> Self:
+        """Pin the current release.
+
+        Raises:
+            StoreError: nothing was published, or the store can't be read.
+            IntegrityError: the model is not the one that was released.
+            ConfigError: the model does not fit the application.
+        """
+        return cls(open_store(store_url, application.name), application)
+
+    @property
+    def release(self) -> Release:
+        """What answers now."""
+        return self._pinned.release
+
+    def refresh(self) -> bool:
+        """Pin the current release; whether it was another one."""
+        before = self._pinned
+        self._pinned = _pin(self._store, self._application, before)
+        return self._pinned is not before
+
+    def score_table(self, table: pa.Table, now: datetime | None = None) -> Scores:
+        """Score candidates.
+
+        Args:
+            table: R rows with the task's key columns, the other features and, unless every task is known, the meta
+                features: all or none of them.
+            now: when the answer is given; by default, the current time.
+
+        Raises:
+            DataError: columns are missing or of a wrong type, a key is null, a feature is infinite.
+            StoreError: the store can't be read.
+        """
+        pinned, application = self._pinned, self._application
+        has_meta = _has_meta(application, table)
+        other = _encode(application.features.other, table)
+        task_ids, task_of_row = _distinct_tasks(application.task.keys, table)
+        records = pinned.reader.get(task_ids)
+        found = records.found[task_of_row]
+        embedding = records.embedding[task_of_row]
+        cold = np.flatnonzero(~found)
+        embedding[cold], has_features = _unadapted(pinned.model, application, table, cold, has_meta)
+        age = ((now or datetime.now(UTC)) - pinned.release.cutoff).total_seconds()
+        reason = np.where(found, FRESH if age <= application.monitoring.maximum_age_hours * 3600 else STALE, "")
+        reason = reason.astype("<U9")
+        reason[cold] = np.where(has_features, ZERO_SHOT, DEFAULT)
+        return Scores(
+            probability=_finite(pinned.model.score(embedding, *other)),
+            reason=reason,
+            age_seconds=np.where(found, age, np.nan),
+            model_version=pinned.release.model_version,
+            generation=pinned.release.generation,
+            as_of=pinned.release.as_of,
+        )
+
+
+class BaselineScorer:
+    """The vanilla model trained beside a model, behind the same method: the control arm of an A/B test."""
+
+    def __init__(self, model: Model, application: Application) -> None:
+        self._model = model
+        self._application = application
+
+    @classmethod
+    def open(cls, model_uri: str, application: Application) -> Self:
+        """Load the baseline that was trained beside a model.
+
+        Raises:
+            DataError, IntegrityError, ConfigError: as `limaml.model.load_model`.
+        """
+        return cls(load_model(model_uri, application, algorithm="vanilla"), application)
+
+    def score_table(self, table: pa.Table, now: datetime | None = None) -> Scores:
+        """Score candidates; `now` changes nothing here.
+
+        Raises:
+            DataError: columns are missing or of a wrong type, or a feature is infinite.
+        """
+        del now
+        rows = np.arange(len(table))
+        has_meta = _has_meta(self._application, table)
+        other = _encode(self._application.features.other, table)
+        embedding, _ = _unadapted(self._model, self._application, table, rows, has_meta)
+        return Scores(
+            probability=_finite(self._model.score(embedding, *other)),
+            reason=np.full(len(rows), VANILLA),
+            age_seconds=np.full(len(rows), np.nan),
+            model_version=self._model.version,
+        )
+
+
+def _pin(store: Store, application: Application, before: _Pinned | None) -> _Pinned:
+    for attempt in range(_PIN_ATTEMPTS):
+        release = store.current()
+        if release is None:
+            raise StoreError(f"{store.url}: no release of {application.name} yet; a promoted training publishes one")
+        if before is not None and before.release == release:
+            return before
+        try:
+            reader = store.open(release.generation)
+            break
+        except StoreError:
+            # The pointer may have moved twice since it was read, and the generation be collected: look again.
+            if attempt == _PIN_ATTEMPTS - 1 or store.current() == release:
+                raise
+    if before is not None and before.model.digest == release.model_digest:
+        model = before.model
+    else:
+        model = load_model(release.model_uri, application)
+    if model.digest != release.model_digest or model.version != release.model_version:
+        raise IntegrityError(
+            f"{release.model_uri}: is model {model.version} ({model.digest[:12]}…), but release {release.number} names "
+            f"{release.model_version} ({release.model_digest[:12]}…); restore that model, or publish again"
+        )
+    made_by = reader.generation
+    if made_by.model_version != model.version or made_by.width != model.embedding_width:
+        raise IntegrityError(
+            f"{store.url}: generation {made_by.name} was made by model {made_by.model_version}, "
+            f"release {release.number} names {model.version}; roll back"
+        )
+    log.info("scoring: pinned release %s of model %s", release.name, release.model_version)
+    return _Pinned(release, model, reader)
+
+
+def _distinct_tasks(keys: Sequence[str], table: pa.Table) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Canonical texts of the U distinct tasks, and [R] the index of each row's task."""
+    if missing := [name for name in keys if name not in table.column_names]:
+        raise DataError(
+            f"task key column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing; "
+            f"the columns are {', '.join(table.column_names)}"
+        )
+    columns = [_key(name, table[name].combine_chunks()) for name in keys]
+    task_of_row = np.zeros(len(table), np.int64)
+    for column in columns:
+        codes = column.dictionary_encode()
+        pairs = task_of_row * max(len(codes.dictionary), 1) + codes.indices.to_numpy()
+        task_of_row = np.unique(pairs, return_inverse=True)[1]
+    first = np.unique(task_of_row, return_index=True)[1]
+    return task_texts([column.take(pa.array(first)) for column in columns]).to_pylist(), task_of_row
+
+
+def _key(name: str, column: pa.Array) -> pa.Array:
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"column {name}, row {row}: null in a task key; every candidate needs its task")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_integer(kind):
+        return column.cast(pa.int64())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    raise DataError(f"column {name}: a task key must be a string or an integer, not {kind}")
+
+
+def _informative(application: Application) -> list[str]:
+    """Meta features beyond the task's own key, which every request has; where there are none, all of them."""
+    names = [feature.name for feature in application.features.meta]
+    return [name for name in names if name not in application.task.keys] or names
+
+
+def _has_meta(application: Application, table: pa.Table) -> bool:
+    """Whether the request brings meta features: all or none of them.
+
+    Raises:
+        DataError: some are there and some are not.
+    """
+    names = _informative(application)
+    missing = [name for name in names if name not in table.column_names]
+    if missing and len(missing) < len(names):
+        raise DataError(
+            f"meta feature column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing, "
+            f"while {', '.join(name for name in names if name not in missing)} are there; give all of them or none"
+        )
+    return not missing
+
+
+def _unadapted(
+    model: Model, application: Application, table: pa.Table, rows: npt.NDArray[np.int64], has_meta: bool
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Embeddings [N, W] of N rows without adaptation, and [N] whether a row had any meta feature to make it from."""
+    embedding = np.tile(model.default_embedding, (len(rows), 1))
+    has_features = np.zeros(len(rows), dtype=bool)
+    if has_meta and len(rows):
+        numeric, category = _encode(application.features.meta, table.take(pa.array(rows)))
+        names = _informative(application)
+        kinds = {kind: [f.name in names for f in application.features.meta if f.kind == kind] for kind in _KINDS}
+        has_features = ~np.isnan(numeric[:, kinds["numeric"]]).all(axis=1)
+        has_features |= (category[:, kinds["categorical"]] != 0).any(axis=1)
+        embedding[has_features] = model.zero_shot(numeric[has_features], category[has_features])
+    return embedding, has_features
+
+
+_KINDS = ("numeric", "categorical")
+
+
+def _encode(features: Sequence[Feature], table: pa.Table) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    numeric, category = encode_features(features, table)
+    if np.isinf(numeric).any():
+        row, position = np.argwhere(np.isinf(numeric))[0]
+        name = [feature.name for feature in features if feature.kind == "numeric"][position]
+        raise DataError(f"column {name}, row {row}: the value is infinite in float32; send null for an unknown value")
+    return numeric, category
+
+
+def _finite(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(probability).all():
+        row = int(np.flatnonzero(~np.isfinite(probability))[0])
+        raise DataError(f"row {row}: the model's score is not a number; its features are far outside the training data")
+    return probability
