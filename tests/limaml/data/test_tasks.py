@@ -2,8 +2,12 @@
 
 import hashlib
 import random
+import shutil
+import signal
+import subprocess
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from limaml.config import Application, parse_application
-from limaml.data import grouping, shards
+from limaml.data import grouping, shards, tasks
+from limaml.data.batches import TaskBatch
 from limaml.data.features import encode_features
 from limaml.data.tasks import TaskSet, group_tasks
+from limaml.errors import DataError, IntegrityError
 from limaml.manifest import Manifest
 from limaml.schema import task_id, task_set_schema
 from limaml.stage import Stage, entries
@@ -74,7 +80,12 @@ def log_rows(rows: int = 600, members: int = 60, seed: int = 0) -> list[dict[str
 
 
 def write_validated(
-    folder: Path, rows: list[dict[str, Any]], app: Application, files: int = 4, passed: bool = True
+    folder: Path,
+    rows: list[dict[str, Any]],
+    app: Application,
+    files: int = 4,
+    passed: bool = True,
+    zone: str | None = "UTC",
 ) -> str:
     """A validated manifest whose files hold the rows, as `validate` would write it."""
 
@@ -86,7 +97,7 @@ def write_validated(
             table = table.set_column(
                 table.schema.get_field_index("event_time"),
                 "event_time",
-                table.column("event_time").cast(pa.timestamp("us", "UTC")),
+                table.column("event_time").cast(pa.timestamp("us", zone)),
             )
             pq.write_table(table, directory / f"kept-{number}.parquet", row_group_size=50)
         return stage.manifest(entries(directory, counts), {"rows": len(rows)}, {"passed": passed})
@@ -168,8 +179,7 @@ def test_no_byte_depends_on_buckets_files_order_or_threads(tmp_path: Path, monke
         ("a", 1, rows, 1), ("b", 40, rows, 4), ("c", 7, shuffled, 3), ("d", 500, shuffled[::-1], 2),
     ):  # fmt: skip
         changed = app.model_copy(update={"grouping": app.grouping.model_copy(update={"buckets": buckets})})
-        if name == "d":
-            pa.set_cpu_count(1)
+        monkeypatch.setattr(tasks, "SHARD_THREADS", len(results) + 1)
         group_tasks(write_validated(tmp_path / f"v{name}", content, app, files), str(tmp_path / name), changed, TRAIN)
         results.append(sums(tmp_path / name))
     assert len(results[0]) == 3
@@ -229,3 +239,179 @@ def test_a_second_run_does_nothing_and_a_changed_cap_does(tmp_path: Path):
     first = group_tasks(validated, str(tmp_path / "out"), app, TRAIN)
     assert group_tasks(validated, str(tmp_path / "out"), app, TRAIN).created_at == first.created_at
     assert group_tasks(validated, str(tmp_path / "out"), application(max_samples=2), TRAIN).digest != first.digest
+
+
+def test_one_sample_one_class_and_all_support_tasks_are_kept(tmp_path: Path):
+    app = application()
+    template = log_rows(1)[0]
+
+    def row(member: int, day: int, label: int) -> dict[str, Any]:
+        return template | {
+            "member_id": member,
+            "event_time": datetime(2026, 3, day, 12, tzinfo=UTC),
+            "row": 10 * member + day,
+            "label": label,
+        }
+
+    rows = [row(1, 2, 1), *(row(2, day, 0) for day in (1, 2, 3, 4)), *(row(3, day, day % 2) for day in (1, 2))]
+    validated = write_validated(tmp_path / "v", rows, app, 1)
+    group_tasks(validated, str(tmp_path / "train"), app, TRAIN)
+    group_tasks(validated, str(tmp_path / "test"), app, TEST)
+
+    def query(folder: str) -> dict[str, list[bool]]:
+        return {name: [row[3] for row in found] for name, found in read_back(tmp_path / folder).items()}
+
+    assert query("train") == {"1": [True], "2": [False, False, False, True], "3": [False, True]}
+    assert query("test") == {"1": [False], "2": [False, False, False, True], "3": [False, False]}
+
+
+def test_data_that_failed_validation_is_refused(tmp_path: Path):
+    app = application()
+    validated = write_validated(tmp_path / "v", log_rows(20), app, passed=False)
+    with pytest.raises(DataError, match="did not pass validation"):
+        group_tasks(validated, str(tmp_path / "out"), app, TRAIN)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_a_file_that_is_not_the_validated_one_is_refused(tmp_path: Path, damage: str):
+    app = application()
+    validated = write_validated(tmp_path / "v", log_rows(100), app)
+    path = tmp_path / "v" / "kept-2.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(IntegrityError, match=r"kept-2\.parquet"):
+        group_tasks(validated, str(tmp_path / "out"), app, TRAIN)
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_an_empty_window_names_the_days_there_are(tmp_path: Path):
+    app = application()
+    validated = write_validated(tmp_path / "v", log_rows(200), app)
+    later = TaskSplit(name="recent", window=Window(start=date(2026, 4, 1), end=date(2026, 4, 3)))
+    with pytest.raises(DataError, match=r"\[2026-04-01, 2026-04-03\).*the days 2026-02-28 to 2026-03-06"):
+        group_tasks(validated, str(tmp_path / "out"), app, later)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"visits": ...}, "column visits missing"),
+        ({"visits": "many"}, "column visits: a numeric feature"),
+        ({"member_id": None}, "column member_id: .* nulls"),
+        ({"member_id": 1.5}, "column member_id: a task key"),
+        ({"label": 0.5}, "column label: needs integers"),
+    ],
+    ids=str,
+)
+def test_bad_columns_are_named_with_their_file(tmp_path: Path, change: dict[str, Any], message: str):
+    app = application()
+    rows = [{k: v for k, v in (row | change).items() if v is not ...} for row in log_rows(30)]
+    with pytest.raises(DataError, match=rf"kept-0\.parquet: .*{message}"):
+        group_tasks(write_validated(tmp_path / "v", rows, app), str(tmp_path / "out"), app, TRAIN)
+
+
+def test_a_naive_event_time_is_refused(tmp_path: Path):
+    app = application()
+    rows = [row | {"event_time": row["event_time"].replace(tzinfo=None)} for row in log_rows(30)]
+    validated = write_validated(tmp_path / "v", rows, app, zone=None)
+    with pytest.raises(DataError, match="column event_time: needs timestamps with a time zone"):
+        group_tasks(validated, str(tmp_path / "out"), app, TRAIN)
+
+
+def test_a_killed_run_leaves_nothing_and_the_next_one_finishes(tmp_path: Path):
+    app, rows = application(), log_rows(100)
+    validated = write_validated(tmp_path / "v", rows, app)
+    program = (
+        "import os, signal, sys\n"
+        "from limaml.config import application_from_json\n"
+        "from limaml.data import tasks\n"
+        "from limaml.windows import TaskSplit\n"
+        "tasks.ShardWriter.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "app, split = application_from_json(sys.argv[3]), TaskSplit.model_validate_json(sys.argv[4])\n"
+        "tasks.group_tasks(sys.argv[1], sys.argv[2], app, split)\n"
+    )
+    arguments = [validated, str(tmp_path / "out"), app.model_dump_json(), TRAIN.model_dump_json()]
+    killed = subprocess.run([sys.executable, "-c", program, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    group_tasks(validated, str(tmp_path / "out"), app, TRAIN)
+    assert read_back(tmp_path / "out") == slow_group(rows, app, TRAIN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "v"]
+
+
+@pytest.fixture(scope="module")
+def task_set(tmp_path_factory: pytest.TempPathFactory) -> TaskSet:
+    """About 150 tasks in three shards of many small row groups."""
+    folder = tmp_path_factory.mktemp("task_set")
+    app = application(("member_id", "type"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "ROW_GROUP_ROWS", 25)
+        group_tasks(write_validated(folder / "v", log_rows(), app), str(folder / "out"), app, TRAIN)
+    return TaskSet.open(str(folder / "out"))
+
+
+def flatten(batches: Iterable[TaskBatch]) -> dict[str, list[tuple]]:
+    result: dict[str, list[tuple]] = {}
+    for batch in batches:
+        for index, name in enumerate(batch.task_ids):
+            assert name not in result
+            rows = range(batch.offsets[index], batch.offsets[index + 1])
+            result[name] = [(batch.event_time[r], batch.row_id[r], batch.label[r], batch.is_query[r]) for r in rows]
+    return result
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("pool_rows", [1, 100, 10**6])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_batches_hold_every_task_once(
+    task_set: TaskSet, seed: int | None, pool_rows: int, size: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tasks, "POOL_ROWS", pool_rows)
+    batches = list(task_set.batches(size, seed))
+    expected = {
+        name: [(int(row[0].timestamp() * 1e6), *row[1:]) for row in rows]
+        for name, rows in read_back(Path(task_set.uri)).items()
+    }
+    assert flatten(batches) == expected
+    assert len(batches) == task_set.batch_count(size)
+    assert all(batch.tasks == size for batch in batches[:-1])
+    assert sum(batch.rows for batch in batches) == task_set.rows
+
+
+def test_without_a_seed_batches_follow_the_files(task_set: TaskSet):
+    files = [pq.read_table(path) for path in sorted(Path(task_set.uri).glob("shard=*.parquet"))]
+    table = pa.concat_tables(files)
+    batch = TaskBatch.concatenate(list(task_set.batches(10)))
+    assert batch.row_id.tolist() == table.column("row_id").to_pylist()
+    np.testing.assert_array_equal(batch.meta_numeric, np.array(table.column("meta_numeric").to_pylist(), np.float32))
+    np.testing.assert_array_equal(batch.other_category, np.array(table.column("other_category").to_pylist()))
+
+
+def test_epochs_differ_and_a_seed_repeats(task_set: TaskSet):
+    def order(seed: int, epoch: int) -> list[list[str]]:
+        return [batch.task_ids for batch in task_set.batches(8, seed, epoch)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_shuffled_batches_hold_similar_lengths(task_set: TaskSet):
+    def spread(seed: int | None) -> float:
+        return float(np.mean([np.ptp(batch.lengths) for batch in task_set.batches(8, seed)]))
+
+    assert spread(0) < 0.5 * spread(None)
+
+
+def test_a_changed_shard_is_refused(tmp_path: Path, task_set: TaskSet):
+    copy = tmp_path / "copy"
+    shutil.copytree(task_set.uri, copy)
+    path = copy / "shard=001.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match=r"shard=001\.parquet"):
+        TaskSet.open(str(copy))
+    assert TaskSet.open(str(copy), verify=False).tasks == task_set.tasks

@@ -1,0 +1,64 @@
+"""Operations on ragged batches, against plain loops."""
+
+import numpy as np
+import pytest
+
+from limaml.data.batches import TaskBatch
+
+
+def make_batch(lengths: list[int], support: list[int], seed: int = 0) -> TaskBatch:
+    generator = np.random.default_rng(seed)
+    rows = sum(lengths)
+    return TaskBatch(
+        task_ids=[f"{seed}-{task}" for task in range(len(lengths))],
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        support=np.array(support, np.int64),
+        label=generator.integers(0, 2, rows).astype(np.float32),
+        event_time=generator.integers(0, 1000, rows),
+        row_id=np.arange(rows) + 1000 * seed,
+        meta_numeric=generator.random((rows, 3), np.float32),
+        meta_category=np.empty((rows, 0), np.int64),
+        other_numeric=generator.random((rows, 2), np.float32),
+        other_category=generator.integers(0, 9, (rows, 1)),
+    )
+
+
+def by_task(batch: TaskBatch) -> list[tuple]:
+    """Everything a batch says of each task."""
+    result = []
+    for task, name in enumerate(batch.task_ids):
+        rows = slice(batch.offsets[task], batch.offsets[task + 1])
+        arrays = (batch.label, batch.event_time, batch.row_id, batch.meta_numeric, batch.meta_category)
+        values = [array[rows].tolist() for array in (*arrays, batch.other_numeric, batch.other_category)]
+        result.append((name, int(batch.support[task]), batch.is_query[rows].tolist(), *values))
+    return result
+
+
+@pytest.fixture
+def batch() -> TaskBatch:
+    return make_batch([3, 1, 4, 2], [2, 0, 4, 1])
+
+
+@pytest.mark.parametrize("chosen", [[2, 0], [3], [], [1, 1], [0, 1, 2, 3]], ids=str)
+def test_take_gives_whole_tasks_in_the_asked_order(batch: TaskBatch, chosen: list[int]):
+    every = by_task(batch)
+    assert by_task(batch.take(chosen)) == [every[task] for task in chosen]
+    assert batch.take(chosen).meta_category.shape == (batch.lengths[chosen].sum(), 0)
+
+
+def test_concatenate_keeps_every_task(batch: TaskBatch):
+    other = make_batch([2, 5], [1, 5], seed=1)
+    assert by_task(TaskBatch.concatenate([batch, other, batch])) == by_task(batch) + by_task(other) + by_task(batch)
+
+
+def test_support_only_drops_query_rows_and_tasks_without_support(batch: TaskBatch):
+    support = batch.support_only()
+    assert support.task_ids == ["0-0", "0-2", "0-3"]
+    assert support.lengths.tolist() == support.support.tolist() == [2, 4, 1]
+    assert support.row_id.tolist() == [0, 1, 4, 5, 6, 7, 8]
+    assert not support.is_query.any()
+
+
+def test_rows_know_their_task(batch: TaskBatch):
+    assert batch.task_of_row.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 3, 3]
+    assert batch.is_query.tolist() == [False, False, True, True, False, False, False, False, False, True]
