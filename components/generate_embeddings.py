@@ -27,23 +27,17 @@ def generate_embeddings(
     """
     from components.support import Step, log_figures, save
     from limaml.config import application_from_json
-    from limaml.errors import DataError, StoreError
+    from limaml.errors import DataError
     from limaml.manifest import read_manifest
     from limaml.online.embeddings import generate_embeddings as generate
-    from limaml.online.store import open_store
+    from limaml.online.release import current
     from limaml.windows import TaskSplit
     from limaml.workspace import Workspace
 
     with Step():
         app = application_from_json(application)
         place = Workspace(workspace, app.name)
-        if not model:
-            release = open_store(place.store_url(app), app.name).current()
-            if release is None:
-                raise StoreError(
-                    f"{app.name}: nothing is released yet, so there is no champion: run the train pipeline"
-                )
-            model = release.model_uri
+        model = model or current(place.store_url(app), app).model_uri
         version = read_manifest(model, "model").details["model_version"]
         as_of = TaskSplit.model_validate(read_manifest(tasks, "task_set").details["split"]).boundary
         if as_of is None:

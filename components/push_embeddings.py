@@ -23,7 +23,7 @@ def push_embeddings(
         decision: URI of the gate's decision on the pair; empty for a daily refresh of the current release's model.
 
     Returns:
-        Number of the release.
+        Name of the release.
     """
     from components.support import Step, log_figures, save
     from limaml.config import application_from_json
@@ -36,6 +36,6 @@ def push_embeddings(
         release = publish(embeddings, Workspace(workspace, app.name).store_url(app), app, decision=decision or None)
         published = read_manifest(embeddings, "embeddings")
         save(published, embeddings, manifest)
-        manifest.metadata["release"] = release.number
+        manifest.metadata["release"] = release.name
         log_figures(published.counts, metrics)
-    return str(release.number)
+    return release.name
