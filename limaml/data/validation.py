@@ -37,6 +37,19 @@ from limaml.windows import Window
 
 PAGE = "validation.html"
 RESULT = "result.json"
+_DAY_FIGURES = (
+    "files",
+    "rows",
+    "kept",
+    "quarantined",
+    "labelled",
+    "positives",
+    "late",
+    "future",
+    "duplicates",
+    "tasks",
+)
+_COLUMN_FIGURES = ("nulls", "not_finite", "minimum", "mean", "maximum")
 
 log = logging.getLogger(__name__)
 
@@ -207,18 +220,10 @@ def _profile(findings: Findings) -> list[dict[str, Any]]:
     """The profile as plain values, one entry a day."""
     return [
         {
-            **{name: value for name, value in asdict(day).items() if name not in ("day", "columns")},
             "day": str(day.day),
-            "columns": {
-                name: {
-                    "nulls": c.nulls,
-                    "not_finite": c.not_finite,
-                    "minimum": c.minimum,
-                    "maximum": c.maximum,
-                    "mean": c.mean,
-                }
-                for name, c in day.columns.items()
-            },
+            **{name: getattr(day, name) for name in _DAY_FIGURES},
+            "reasons": dict(day.reasons),
+            "columns": {name: {f: getattr(c, f) for f in _COLUMN_FIGURES} for name, c in day.columns.items()},
         }
         for day in findings.days
     ]
