@@ -93,5 +93,5 @@ def evaluate(task: npt.NDArray[np.int64], label: npt.NDArray, score: Floats) -> 
 
 
 def relative_gain(value: float | None, base: float | None) -> float | None:
-    """(value − base) / base, None where either is missing."""
-    return None if value is None or base is None else (value - base) / base
+    """(value − base) / base, None where either is missing or the base is 0 (an AUC on a handful of rows can be)."""
+    return None if value is None or not base else (value - base) / base

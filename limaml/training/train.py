@@ -68,6 +68,7 @@ def train_model(
             {
                 "model_version": version,
                 "uri": stage.output,
+                "train": train_set.uri,
                 "validation_auc": {name: epoch.validation_auc for name, epoch in best.items()},
             },
         )
