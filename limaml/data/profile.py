@@ -168,16 +168,17 @@ def _figures_sql(numeric: list[str], categorical: list[str], day: date, utc_offs
     label = quoted(LABEL)
     figures = [
         "count(*)",
-        f"count_if({label} IN (0, 1))",
-        f"count_if({label} = 1)",
-        f"count_if({late_sql(day, utc_offset_hours)})",
-        f"count_if({future_sql(day, utc_offset_hours)})",
+        # `count_if` would give null, not 0, where every value is null.
+        f"count(*) FILTER ({label} IN (0, 1))",
+        f"count(*) FILTER ({label} = 1)",
+        f"count(*) FILTER ({late_sql(day, utc_offset_hours)})",
+        f"count(*) FILTER ({future_sql(day, utc_offset_hours)})",
     ]
     for name in numeric:
         value, finite = f"CAST({quoted(name)} AS DOUBLE)", finite_sql(name)
         figures += [
             f"count({quoted(name)})",
-            f"count_if(NOT ({finite}))",
+            f"count(*) FILTER (NOT ({finite}))",
             *(f"{statistic}({value}) FILTER ({finite})" for statistic in ("min", "max", "sum")),
         ]
     figures += [f"count({quoted(name)})" for name in categorical]
