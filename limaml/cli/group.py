@@ -1,6 +1,6 @@
-"""`limaml group`: validated interactions into a task set."""
+"""Group validated interactions into a task set."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 import typer
@@ -12,24 +12,23 @@ Output = Annotated[str, typer.Option("--output", help="Where the task set goes."
 Date = Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The run's date: the first day not used.")]
 Split = Annotated[
     Literal["train", "validation", "test", "recent"],
-    typer.Option("--split", help="Which task set of that date; `recent` is what a daily refresh fine-tunes on."),
+    typer.Option("--split", help="Which task set of that date; `recent` is what a daily refresh adapts on."),
 ]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Mount `group`."""
+    app.command("group")(_group)
 
-    @app.command("group")
-    def group(
-        app_name: App, validated: Validated, output: Output, date: Date, split: Split, as_json: Json = False
-    ) -> None:
-        """Group validated interactions into whole tasks: sorted by time, capped, support before query."""
-        from limaml.config import load_application
-        from limaml.data.tasks import group_tasks
-        from limaml.windows import refresh_split, training_splits
 
-        application = load_application(app_name)
-        day = date.replace(tzinfo=UTC).date()
-        splits = {**training_splits(application.windows, day), "recent": refresh_split(application.windows, day)}
-        manifest = group_tasks(validated, output, application, splits[split])
-        emit({"output": output, **manifest.counts, "digest": manifest.digest}, as_json)
+def _group(app: App, validated: Validated, output: Output, date: Date, split: Split, as_json: Json = False) -> None:
+    """Group validated interactions into whole tasks: sorted by time, capped, support before query."""
+    from limaml.config import load_application
+    from limaml.data.tasks import group_tasks
+    from limaml.windows import refresh_split, training_splits
+
+    application = load_application(app)
+    day = date.date()
+    splits = {**training_splits(application.windows, day), "recent": refresh_split(application.windows, day)}
+    manifest = group_tasks(validated, output, application, splits[split])
+    emit({"output": output, **manifest.counts, "digest": manifest.digest}, as_json)

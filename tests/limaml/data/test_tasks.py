@@ -80,7 +80,7 @@ def log_rows(rows: int = 600, members: int = 60, seed: int = 0) -> list[dict[str
 
 
 def write_validated(
-    folder: Path,
+    folder: Path | str,
     rows: list[dict[str, Any]],
     app: Application,
     files: int = 4,
@@ -415,3 +415,11 @@ def test_a_changed_shard_is_refused(tmp_path: Path, task_set: TaskSet):
     with pytest.raises(IntegrityError, match=r"shard=001\.parquet"):
         TaskSet.open(str(copy))
     assert TaskSet.open(str(copy), verify=False).tasks == task_set.tasks
+
+
+def test_a_bucket_in_s3_holds_the_same_bytes(tmp_path: Path, s3: str):
+    app, rows = application(), log_rows(200)
+    local = group_tasks(write_validated(tmp_path / "v", rows, app), str(tmp_path / "out"), app, TRAIN)
+    remote = group_tasks(write_validated(f"{s3}/v", rows, app), f"{s3}/out", app, TRAIN)
+    assert [entry.sha256 for entry in remote.files] == [entry.sha256 for entry in local.files]
+    assert flatten(TaskSet.open(f"{s3}/out").batches(9)) == flatten(TaskSet.open(str(tmp_path / "out")).batches(9))
