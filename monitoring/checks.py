@@ -20,6 +20,16 @@ class Check:
     what_to_do: str
 
     @property
+    def shown(self) -> str:
+        """The value as people read it."""
+        return _spell(self.value)
+
+    @property
+    def allowed(self) -> str:
+        """The rule as people read it."""
+        return self.rule if self.threshold is None else f"{self.rule} {_spell(self.threshold)}"
+
+    @property
     def alarm(self) -> dict[str, Any]:
         """The check as an alarm in `monitoring.json`."""
         return {
@@ -45,6 +55,11 @@ def equal(name: str, title: str, value: str, expected: str, what_to_do: str) -> 
     return Check(name, title, value, "equal to", expected, value == expected, what_to_do)
 
 
+def missing(name: str, title: str, what_to_do: str) -> Check:
+    """A failed check of something that is not there."""
+    return Check(name, title, None, "there", None, False, what_to_do)
+
+
 def alarms(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """The failed checks, in their order."""
     return [check.alarm for check in checks if not check.passed]
@@ -53,3 +68,9 @@ def alarms(checks: Sequence[Check]) -> list[dict[str, Any]]:
 def _plain(value: float) -> float | None:
     """A JSON number; None where there is none."""
     return float(value) if np.isfinite(value) else None
+
+
+def _spell(value: float | str | None) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else f"{value:.4g}"

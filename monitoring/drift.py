@@ -1,7 +1,7 @@
 """Drift of features and predictions: the population stability index over all rows, and Evidently's page on a sample.
 
-Alarms come from the effect size above what sampling alone would give, never from p-values: on millions of rows every
-difference is significant, and few matter.
+Alarms come from the size of the effect, never from p-values: on millions of rows every difference is significant, and
+few matter. Where few tasks make chance alone large, the limit rises to what chance may give.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import chdtri
 
 from limaml.config import Features
 from limaml.data.batches import TaskBatch
@@ -105,22 +106,25 @@ def psi(reference: npt.NDArray[np.int64], recent: npt.NDArray[np.int64]) -> floa
 
 
 def sampling_psi(bins: int, reference_size: float, recent_size: float) -> float:
-    """What two samples of one population are expected to show: (B − 1)·(1/n + 1/m), with effective sizes n and m."""
-    return (bins - 1) * (1 / max(reference_size, 1.0) + 1 / max(recent_size, 1.0))
+    """What two samples of one population exceed once in a thousand: PSI is then about (1/n + 1/m)·χ² of B − 1."""
+    return float(chdtri(max(bins - 1, 1), 0.001)) * (1 / max(reference_size, 1.0) + 1 / max(recent_size, 1.0))
 
 
 @dataclass(frozen=True)
 class Drift:
-    """PSI of one column; `excess` is what remains above `sampling`, and is what alarms look at."""
+    """PSI of one column, and the `sampling` PSI that so few tasks or rows may show by chance."""
 
     name: str
     psi: float
     sampling: float
 
-    @property
-    def excess(self) -> float:
-        """PSI that sampling does not explain; at least 0."""
-        return max(self.psi - self.sampling, 0.0) if np.isfinite(self.psi) else float("nan")
+    def limit(self, threshold: float) -> float:
+        """What is allowed: the threshold, or more where chance alone reaches more."""
+        return max(threshold, self.sampling)
+
+    def excess(self, threshold: float) -> float:
+        """PSI over what is allowed; above 1 is an alarm."""
+        return self.psi / self.limit(threshold)
 
 
 class Histograms:
@@ -165,6 +169,11 @@ class Counts:
         return self.rows**2 / self.squares if self.squares else 0.0
 
 
+def effective_tasks(lengths: npt.NDArray[np.int64]) -> float:
+    """Kish's effective number of tasks of these lengths: as many equal ones would tell as much."""
+    return float(lengths.sum()) ** 2 / float(np.square(lengths, dtype=np.float64).sum())
+
+
 def score_drift(reference: npt.NDArray, recent: npt.NDArray, reference_tasks: float, recent_tasks: float) -> Drift:
     """Drift of predicted probabilities; scores of one task hang together, so tasks count, not rows."""
     binning = Binning(reference, categorical=False)
@@ -180,12 +189,18 @@ def write_evidently(
     recent: tuple[TaskBatch, npt.NDArray[np.float32]],
     threshold: float,
 ) -> None:
-    """Evidently's drift page of the given columns and the scores, from two samples (tasks, their rows' scores)."""
+    """Evidently's drift page of the given columns and the scores, from two samples (tasks, their rows' scores).
+
+    A numeric column that is null on one side is left out: Evidently refuses it.
+    """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
+    columns = [
+        c for c in columns if c.categorical or all(np.isfinite(c.values(x[0])).any() for x in (reference, recent))
+    ]
     labels = {c.name: _category_labels(c.values(reference[0])) for c in columns if c.categorical}
     definition = DataDefinition(
         numerical_columns=["score", *(c.name for c in columns if not c.categorical)],
@@ -201,7 +216,6 @@ def write_evidently(
                 frame[column.name] = np.array([known.get(code, "rest") for code in values.tolist()], dtype=object)
             else:
                 frame[column.name] = values.astype(np.float64)
-        # Evidently refuses columns that are empty on one side.
         return Dataset.from_pandas(pd.DataFrame(frame), data_definition=definition)
 
     now, before = dataset(*recent), dataset(*reference)

@@ -95,7 +95,7 @@ def compare(before: EmbeddingSummary, now: EmbeddingSummary) -> dict[str, float]
     moved most. `norm_ratio`, `spread_ratio`: now over before. `cosine`: mean over the tasks in both of the cosine
     between a task's two embeddings, each measured from its generation's mean; NaN without common tasks.
     """
-    tiny = np.finfo(np.float64).tiny
+    tiny = 1e-12
     moved = now.mean - before.mean
     rows = {task_id: i for i, task_id in enumerate(before.task_ids)}
     pairs = [(rows[task_id], i) for i, task_id in enumerate(now.task_ids) if task_id in rows]

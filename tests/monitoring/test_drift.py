@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,11 +42,13 @@ def test_psi_equals_its_closed_form() -> None:
     assert np.isnan(psi(np.array([1, 2]), np.array([0, 0])))
 
 
-def test_sampling_psi_is_what_two_samples_of_one_population_show() -> None:
+def test_sampling_psi_is_what_two_samples_of_one_population_seldom_exceed() -> None:
     generator = np.random.default_rng(0)
     shares = np.full(10, 0.1)
-    measured = [psi(generator.multinomial(2000, shares), generator.multinomial(500, shares)) for _ in range(400)]
-    assert np.mean(measured) == pytest.approx(sampling_psi(10, 2000, 500), rel=0.1)
+    limit = sampling_psi(10, 2000, 500)
+    measured = [psi(generator.multinomial(2000, shares), generator.multinomial(500, shares)) for _ in range(4000)]
+    assert np.mean(np.array(measured) > limit) < 0.004
+    assert max(measured) > 0.7 * limit
 
 
 def test_numeric_bins_are_quantiles_with_ties_range_and_nulls() -> None:
@@ -91,7 +92,7 @@ def test_healthy_days_raise_no_alarm(application: Application, tasks: int) -> No
     for seed in range(20):
         found = drifts(application, day(seed, tasks), day(1000 + seed, tasks))
         assert list(found) == names(application)
-        assert max(drift.excess for drift in found.values()) < limit
+        assert max(drift.excess(limit) for drift in found.values()) < 1
 
 
 @pytest.mark.parametrize("fault", ["shift", "scale", "nulls", "constant", "category", "new category", "mixed up"])
@@ -113,10 +114,10 @@ def test_planted_faults_are_found_and_only_they(application: Application, fault:
             numeric = numeric[:, ::-1]
             moved = {"item_x0", "item_x1"}
         else:
-            category[::3] = 1 if fault == "category" else 10**15
+            category[::3] = 5 if fault == "category" else 10**15
             moved = {"notification_type"}
         found = drifts(application, day(seed), replace(recent, other_numeric=numeric, other_category=category))
-        assert {name for name, drift in found.items() if drift.excess > limit} == moved
+        assert {name for name, drift in found.items() if drift.excess(limit) > 1} == moved
 
 
 def test_streaming_in_parts_changes_nothing(application: Application) -> None:
@@ -124,33 +125,22 @@ def test_streaming_in_parts_changes_nothing(application: Application) -> None:
 
 
 def test_scores(application: Application) -> None:
-    generator = np.random.default_rng(0)
+    generator, limit = np.random.default_rng(0), application.monitoring.prediction_psi
     for _ in range(20):
         before, now = generator.beta(2, 8, 20_000), generator.beta(2, 8, 20_000)
-        assert score_drift(before, now, 1000, 1000).excess < application.monitoring.prediction_psi / 4
-        assert score_drift(before, now * 1.5, 1000, 1000).excess > application.monitoring.prediction_psi
+        assert score_drift(before, now, 1000, 1000).excess(limit) < 0.25
+        assert score_drift(before, now * 1.5, 1000, 1000).excess(limit) > 1
 
 
-def test_evidentlys_page_is_small_whole_and_quick(application: Application, tmp_path: Path) -> None:
+def test_evidentlys_page_is_small_and_whole(application: Application, tmp_path: Path) -> None:
     reference, recent = day(0), day(1, shift=1.0)
+    recent.meta_numeric[:, 1] = np.nan
     score = [np.random.default_rng(i).random(batch.rows, np.float32) for i, batch in enumerate((reference, recent))]
-    started = time.monotonic()
     path = tmp_path / "evidently.html"
     write_evidently(path, feature_columns(application.features), (reference, score[0]), (recent, score[1]), 0.2)
-    assert time.monotonic() - started < 60
     text = path.read_text()
     assert len(text) < 5_000_000
     assert '<script src="http' not in text
-    for name in ("score", *names(application)):
+    for name in {"score", *names(application)} - {"member_x1"}:
         assert name in text
-
-
-def test_evidently_reads_columns_that_are_null_on_one_side(application: Application, tmp_path: Path) -> None:
-    reference, recent = day(0, 100), day(1, 100)
-    nothing = replace(
-        recent, other_numeric=np.full_like(recent.other_numeric, np.nan), other_category=recent.other_category * 0
-    )
-    score = [np.zeros(batch.rows, np.float32) for batch in (reference, recent)]
-    columns = feature_columns(application.features)
-    write_evidently(tmp_path / "page.html", columns, (reference, score[0]), (nothing, score[1]), 0.2)
-    assert (tmp_path / "page.html").exists()
+    assert "member_x1" not in text
