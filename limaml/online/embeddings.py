@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
+from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
@@ -91,7 +92,7 @@ def _manifest(directory: Path, stage: Stage, task_set: TaskSet, network: Model, 
         {"tasks": embedded, "rows": rows, "tasks_without_support": task_set.tasks - embedded},
         {
             "model_version": network.version,
-            "model_uri": model,
+            "model_uri": storage.normalize(model),
             "model_digest": network.digest,
             "as_of": as_of.isoformat(),
             "width": network.embedding_width,

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from limaml import storage
-from limaml.config import Application
+from limaml.config import Application, parse_application
 from limaml.manifest import Manifest, read_manifest
 from limaml.schema import embedding_schema
 from limaml.stage import Stage, entries
+from tests.conftest import SMALL
+from tests.limaml.online.chain import Chain, build_chain
 
 AS_OF = date(2026, 1, 31)
 
@@ -94,3 +96,9 @@ def files(tmp_path: Path, application: Application) -> Files:
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store of every kind there is; a new kind joins the contract suite here."""
     return {"lmdb": f"lmdb://{tmp_path}/store"}[request.param]
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """Tasks and a model, made once; read only."""
+    return build_chain(tmp_path_factory.mktemp("chain"), parse_application(SMALL, "tests"))

@@ -1,15 +1,24 @@
-"""Publishes that end badly, run in processes of their own by the store's tests."""
+"""Publishes and stages that end badly, each in a process of its own.
 
+They fork from a server that has imported the library and runs no threads: real processes, without seconds of imports.
+"""
+
+import multiprocessing
 import os
 import resource
 import signal
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 from limaml.config import parse_application
 from limaml.errors import StoreError
+from limaml.online import embeddings as embeddings_stage
 from limaml.online import lmdb_store, release
 from tests.conftest import SMALL
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([embeddings_stage.__name__, release.__name__, lmdb_store.__name__])
 
 BUFFER_ROWS = 20  # so that there are several chunks
 
@@ -24,6 +33,15 @@ POINTS: dict[str, tuple[Any, str, str, int]] = {
     "inside flip": (lmdb_store.storage, "write_bytes", "before", 3),
     "after flip": (lmdb_store.LmdbStore, "flip", "after", 1),
 }
+
+
+def run(function: Callable[..., None], *arguments: str) -> int:
+    """Exit code of a function in a process of its own."""
+    process = _PROCESSES.Process(target=function, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def publish_and_die(embeddings: str, store_url: str, decision: str, point: str) -> None:
@@ -57,3 +75,10 @@ def publish_on_full_disk(embeddings: str, store_url: str, decision: str) -> None
         release.publish(embeddings, store_url, parse_application(SMALL, "tests"), decision)
     except StoreError as error:
         os._exit(error.exit_code if "the current release is unchanged" in str(error) else 99)
+
+
+def embed_and_die(model: str, tasks: str, output: str, as_of: str) -> None:
+    """Generate embeddings and be killed while the second shard is made."""
+    embeddings_stage._embedded = _dying(embeddings_stage._embedded, "before", 2)
+    application = parse_application(SMALL, "tests")
+    embeddings_stage.generate_embeddings(model, tasks, output, application, date.fromisoformat(as_of))

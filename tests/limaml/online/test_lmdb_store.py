@@ -1,10 +1,8 @@
 """The embedded store under kill -9, full disks, damaged files and readers that never stop reading."""
 
-import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,19 +19,6 @@ from limaml.storage import local_path
 from tests.limaml.online import doomed
 from tests.limaml.online.conftest import AS_OF, Files
 
-# Processes fork from a server that has imported everything: a real process each, without a second of imports each.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.limaml.online.doomed"])
-
-
-def run_doomed(function: Callable[..., None], *arguments: str) -> int:
-    """Exit code of a publish in a process of its own."""
-    process = PROCESSES.Process(target=function, args=arguments)
-    process.start()
-    process.join(60)
-    assert process.exitcode is not None
-    return process.exitcode
-
 
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
@@ -48,7 +33,7 @@ def test_killed_anywhere_the_old_release_serves_and_a_rerun_finishes(
     first = publish(old, store_url, application, files.decision(old))
     new = files.embeddings(AS_OF + timedelta(days=1), model="m2")
     decision = files.decision(new)
-    assert run_doomed(doomed.publish_and_die, new, store_url, decision, point) == -signal.SIGKILL
+    assert doomed.run(doomed.publish_and_die, new, store_url, decision, point) == -signal.SIGKILL
     store = open_store(store_url, "small")
     if point != "after flip":
         assert store.current() == first
@@ -70,7 +55,7 @@ def test_a_rerun_goes_on_where_the_killed_one_stopped(
 ) -> None:
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
-    assert run_doomed(doomed.publish_and_die, embeddings, store_url, decision, "after some chunks") == -signal.SIGKILL
+    assert doomed.run(doomed.publish_and_die, embeddings, store_url, decision, "after some chunks") == -signal.SIGKILL
     put = lmdb_store.LmdbWriter._put
     written: list[int] = []
     monkeypatch.setattr(release_module, "BUFFER_ROWS", doomed.BUFFER_ROWS)
@@ -88,7 +73,7 @@ def test_after_a_change_of_chunk_size_a_rerun_starts_over(
 ) -> None:
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
-    assert run_doomed(doomed.publish_and_die, embeddings, store_url, decision, "before seal") == -signal.SIGKILL
+    assert doomed.run(doomed.publish_and_die, embeddings, store_url, decision, "before seal") == -signal.SIGKILL
     release = publish(embeddings, store_url, application, decision)
     sealed = open_store(store_url, "small").sealed(release.generation)
     assert sealed is not None
@@ -189,7 +174,7 @@ def test_a_full_disk_leaves_the_old_release(files: Files, store_url: str, applic
     first = publish(old, store_url, application, files.decision(old))
     new = files.embeddings(AS_OF + timedelta(days=1), tasks=4000)
     decision = files.decision(new)
-    assert run_doomed(doomed.publish_on_full_disk, new, store_url, decision) == StoreError.exit_code
+    assert doomed.run(doomed.publish_on_full_disk, new, store_url, decision) == StoreError.exit_code
     store = open_store(store_url, "small")
     assert store.current() == first
     assert publish(new, store_url, application, decision).number == 2
