@@ -26,7 +26,7 @@ from limaml.errors import DataError
 from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest, verify_files
 from limaml.schema import META_CATEGORY, META_NUMERIC, OTHER_CATEGORY, OTHER_NUMERIC, task_set_schema
 from limaml.stage import Stage, entries
-from limaml.windows import TaskSplit
+from limaml.windows import TaskSplit, Window
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,15 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
     all rows from it on are query. Memory is bounded by a bucket; see `limaml.data.grouping`.
 
     Raises:
-        DataError: the data failed validation, a file can't be used, or no row lies in the window.
+        DataError: the data failed validation or its window does not cover the split's, a file can't be used, or no row
+            lies in the window.
         IntegrityError: a file differs from what was validated.
         StorageError: the output can't be written.
     """
     source = read_manifest(validated, "validated")
     if not source.details.get("passed"):
         raise DataError(f"{validated}: the data did not pass validation; see its validation.html, then validate again")
+    _check_window(validated, source, split)
     sides = (application.features.meta, application.features.other)
     stage = Stage(
         "task_set",
@@ -79,6 +81,17 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
         },
     )
     return stage.run(lambda directory: _build(directory, stage, validated, source, split))
+
+
+def _check_window(validated: str, source: Manifest, split: TaskSplit) -> None:
+    if "window" not in source.details:
+        return
+    have, need = Window.model_validate(source.details["window"]), split.window
+    if have.start_time > need.start_time or have.end_time < need.end_time:
+        raise DataError(
+            f"{validated}: validated [{have.start}, {have.end}), but the {split.name} tasks need "
+            f"[{need.start}, {need.end}); validate that window"
+        )
 
 
 def _build(directory: Path, stage: Stage, validated: str, source: Manifest, split: TaskSplit) -> Manifest:

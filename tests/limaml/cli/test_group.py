@@ -8,17 +8,18 @@ import pytest
 import typer
 
 from limaml.cli import common, group
-from limaml.windows import refresh_split, training_splits
+from limaml.windows import Window, refresh_split, training_splits
 from tests.limaml.data.test_tasks import application, log_rows, slow_group, write_validated
 
 DATE = date(2026, 3, 6)
+COVERED = Window(start=date(2026, 1, 1), end=date(2027, 1, 1))
 
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
     app = application()
     (tmp_path / "app.yaml").write_text(app.model_dump_json())
-    validated = write_validated(tmp_path / "validated", log_rows(), app)
+    validated = write_validated(tmp_path / "validated", log_rows(), app, window=COVERED)
     return ["--app", str(tmp_path / "app.yaml"), "--validated", validated, "--output", str(tmp_path / "out"), "--json"]
 
 

@@ -86,6 +86,7 @@ def write_validated(
     files: int = 4,
     passed: bool = True,
     zone: str | None = "UTC",
+    window: Window = TRAIN.window,
 ) -> str:
     """A validated manifest whose files hold the rows, as `validate` would write it."""
 
@@ -100,7 +101,11 @@ def write_validated(
                 table.column("event_time").cast(pa.timestamp("us", zone)),
             )
             pq.write_table(table, directory / f"kept-{number}.parquet", row_group_size=50)
-        return stage.manifest(entries(directory, counts), {"rows": len(rows)}, {"passed": passed})
+        return stage.manifest(
+            entries(directory, counts),
+            {"rows": len(rows)},
+            {"passed": passed, "window": window.model_dump(mode="json")},
+        )
 
     stage = Stage("validated", str(folder), app, (), {"rows": hashlib.sha256(repr((rows, files)).encode()).hexdigest()})
     stage.run(build)
@@ -272,6 +277,16 @@ def test_data_that_failed_validation_is_refused(tmp_path: Path):
         group_tasks(validated, str(tmp_path / "out"), app, TRAIN)
 
 
+def test_a_split_outside_the_validated_window_is_refused(tmp_path: Path):
+    app = application()
+    validated = write_validated(tmp_path / "v", log_rows(20), app)
+    longer = TaskSplit(name="recent", window=Window(start=date(2026, 2, 28), end=date(2026, 3, 5)))
+    with pytest.raises(
+        DataError, match=r"validated \[2026-03-01, 2026-03-05\), but the recent tasks need \[2026-02-28"
+    ):
+        group_tasks(validated, str(tmp_path / "out"), app, longer)
+
+
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_file_that_is_not_the_validated_one_is_refused(tmp_path: Path, damage: str):
     app = application()
@@ -289,8 +304,8 @@ def test_a_file_that_is_not_the_validated_one_is_refused(tmp_path: Path, damage:
 
 def test_an_empty_window_names_the_days_there_are(tmp_path: Path):
     app = application()
-    validated = write_validated(tmp_path / "v", log_rows(200), app)
     later = TaskSplit(name="recent", window=Window(start=date(2026, 4, 1), end=date(2026, 4, 3)))
+    validated = write_validated(tmp_path / "v", log_rows(200), app, window=later.window)
     with pytest.raises(DataError, match=r"\[2026-04-01, 2026-04-03\).*the days 2026-02-28 to 2026-03-06"):
         group_tasks(validated, str(tmp_path / "out"), app, later)
     assert not (tmp_path / "out").exists()
