@@ -9,7 +9,7 @@ import logging
 import os
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -45,7 +45,10 @@ class RuleResult:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Values of a frame's column must lie in `[low, high]`; `shown` is the column a person sees instead."""
+    """Values of a frame's column must lie in `[low, high]`; `shown` is the column a person sees instead.
+
+    A flag is 1 where a place is as it should be and 0 where it is not.
+    """
 
     name: str
     statement: str
@@ -54,10 +57,12 @@ class _Rule:
     low: float | None = None
     high: float | None = None
     shown: str = ""
-    ratio: bool = True
+    kind: Literal["ratio", "count", "flag"] = "ratio"
 
     @property
     def allowed(self) -> str:
+        if self.kind == "flag":
+            return "all"
         if self.high is None:
             return f"at least {self.spell(self.low)}"
         return (
@@ -69,7 +74,7 @@ class _Rule:
     def spell(self, value: Any) -> str:
         if value is None or pd.isna(value):
             return "–"
-        return f"{value:.4g}" if self.ratio else f"{int(value):,}"
+        return f"{value:.4g}" if self.kind == "ratio" else f"{int(value):,}"
 
 
 def judge(
@@ -79,22 +84,27 @@ def judge(
     frames = {
         "window": _window_frame(days),
         "days": _days_frame(application, days, set(missing)),
-        "columns": pd.DataFrame(
-            [{"day": str(day), "column": name} for day, schema in schemas.items() for name in schema.names]
-        ),
+        "columns": _columns_frame(application, schemas),
     }
-    rules = {rule.name: rule for rule in _rules(application)}
-    results = [_schema_result(application, frames["columns"], len(schemas))] if schemas else []
-    judged = _validate(frames, list(rules.values()))
-    return results + [_result(rule, frames[rule.frame], judged[rule.name]) for rule in rules.values()]
+    rules = _rules(application)
+    judged = _validate(frames, rules)
+    return [_result(rule, frames[rule.frame], judged[rule.name]) for rule in rules]
 
 
 def _rules(application: Application) -> list[_Rule]:
     v = application.validation
     low, high = v.label_rate
     rules = [
-        _Rule("day_present", "every day of the window has a partition", "days", "present", low=1, ratio=False),
-        _Rule("rows_per_day", "rows of each day", "days", "rows", low=v.minimum_rows_per_day, ratio=False),
+        _Rule(
+            "schema",
+            "every file has every column the application reads, with a type that fits",
+            "columns",
+            "present",
+            low=1,
+            kind="flag",
+        ),
+        _Rule("day_present", "every day of the window has a partition", "days", "present", low=1, kind="flag"),
+        _Rule("rows_per_day", "rows of each day", "days", "rows", low=v.minimum_rows_per_day, kind="count"),
         _Rule(
             "quarantine_budget",
             "share of the window's rows that break a row rule, late ones aside",
@@ -115,7 +125,7 @@ def _rules(application: Application) -> list[_Rule]:
         _Rule(
             "duplicates",
             "share of each day's rows that repeat another "
-            + (f"row's {application.data.row_id_column}" if application.data.row_id_column else "row in all columns"),
+            + (f"in {application.data.row_id_column}" if application.data.row_id_column else "in all columns"),
             "days",
             "duplicate_ratio",
             high=v.maximum_duplicate_ratio,
@@ -152,7 +162,7 @@ def _window_frame(days: list[DayProfile]) -> pd.DataFrame:
     rows, labelled = sum(d.rows for d in days), sum(d.labelled for d in days)
     return pd.DataFrame(
         {
-            "day": ["whole window"],
+            "place": ["whole window"],
             "quarantine_ratio": [_ratio(sum(d.over_budget for d in days), rows)],
             "label_rate": [_ratio(sum(d.positives for d in days), labelled)],
         }
@@ -167,7 +177,7 @@ def _days_frame(application: Application, days: list[DayProfile], missing: set[d
         change = abs(day.tasks - before.tasks) / before.tasks if before and before.tasks and day.tasks else None
         rows.append(
             {
-                "day": str(day.day),
+                "place": str(day.day),
                 "present": int(day.day not in missing),
                 "rows": None if day.day in missing else day.rows,
                 "label_rate": _ratio(day.positives, day.labelled),
@@ -179,7 +189,13 @@ def _days_frame(application: Application, days: list[DayProfile], missing: set[d
             }
         )
     frame = pd.DataFrame(rows)
-    return frame.astype({name: float for name in frame.columns if name != "day"})
+    return frame.astype({name: float for name in frame.columns if name != "place"})
+
+
+def _columns_frame(application: Application, schemas: dict[date, pa.Schema]) -> pd.DataFrame:
+    wanted = sorted({column for column, _ in required_columns(application)})
+    present = [float(all(name in schema.names for schema in schemas.values())) for name in wanted]
+    return pd.DataFrame({"place": wanted, "present": present})
 
 
 def _ratio(part: int, whole: int) -> float | None:
@@ -197,7 +213,7 @@ def _plausible_rate(positives: int, labelled: int, low: float, high: float) -> f
 
 
 def _validate(frames: dict[str, pd.DataFrame], rules: list[_Rule]) -> dict[str, list[str] | None]:
-    """Per rule the days it failed on, or None where it passed."""
+    """Per rule the places (days, columns) it failed on, or None where it passed."""
     # Both are read while it is imported: no usage reports from a pipeline, no hundreds of lines on its registries.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
@@ -232,41 +248,28 @@ def _validate(frames: dict[str, pd.DataFrame], rules: list[_Rule]) -> dict[str, 
         definition = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
         batch = definition.get_batch({"dataframe": frames[name]})
         outcome = batch.validate(
-            suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["day"]}
+            suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["place"]}
         )
         for result in outcome.results:
             raised = result.exception_info.get("exception_message")
             if raised:
                 raise RuntimeError(f"Great Expectations could not judge {result.expectation_config.meta}: {raised}")
-            places = [place["day"] for place in result.result.get("unexpected_index_list") or []]
+            places = [place["place"] for place in result.result.get("unexpected_index_list") or []]
             judged[result.expectation_config.meta["rule"]] = None if result.success else places
     return judged
 
 
 def _result(rule: _Rule, frame: pd.DataFrame, failed: list[str] | None) -> RuleResult:
-    shown = frame.set_index("day")[rule.shown or rule.column]
+    shown = frame.set_index("place")[rule.shown or rule.column]
     values = shown.dropna()
     least, most = (rule.spell(values.min()), rule.spell(values.max())) if len(values) else ("–", "–")
+    seen = least if least == most else f"{least} to {most}"
+    flag = rule.kind == "flag"
     return RuleResult(
         name=rule.name,
         statement=rule.statement,
-        value=least if least == most else f"{least} to {most}",
+        value=f"{values.sum():.0f} of {len(values)}" if flag else seen,
         allowed=rule.allowed,
         passed=failed is None,
-        failures=[f"{day} {rule.spell(shown[day])}" for day in failed or []],
-    )
-
-
-def _schema_result(application: Application, columns: pd.DataFrame, days: int) -> RuleResult:
-    """Reached only where every file has the columns, since rows are not read otherwise; stated for the reader."""
-    wanted = sorted({column for column, _ in required_columns(application)})
-    held = columns.groupby("column")["day"].nunique().reindex(wanted, fill_value=0)
-    lacking = [name for name in wanted if held[name] < days]
-    return RuleResult(
-        name="schema",
-        statement="every file has every column the application reads, with a type that fits",
-        value=f"{len(wanted) - len(lacking)} of {len(wanted)} columns",
-        allowed="all",
-        passed=not lacking,
-        failures=lacking,
+        failures=[place if flag else f"{place} {rule.spell(shown[place])}" for place in failed or []],
     )

@@ -22,6 +22,7 @@ import pyarrow as pa
 from limaml.config import Application
 from limaml.data.partitions import SourceFile, conform, read_batches, required_columns
 from limaml.data.row_rules import LATE, RowRule, finite_sql, future_sql, late_sql, quoted, reason_sql
+from limaml.errors import StorageError
 from limaml.schema import EVENT_TIME, LABEL
 
 _MEMORY = "768MiB"
@@ -101,7 +102,11 @@ class BadRows:
 
 @contextmanager
 def engine() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB in memory, bounded, that spills to a temporary directory, bounded too."""
+    """A DuckDB in memory, bounded, that spills to a temporary directory, bounded too.
+
+    Raises:
+        StorageError: the temporary directory can't take what has to be spilled.
+    """
     with tempfile.TemporaryDirectory(prefix="limaml-duckdb-") as spill:
         settings = {
             "memory_limit": _MEMORY,
@@ -109,8 +114,13 @@ def engine() -> Iterator[duckdb.DuckDBPyConnection]:
             "max_temp_directory_size": _SPILL,
             "preserve_insertion_order": False,
         }
-        with duckdb.connect(config=settings) as connection:
-            yield connection
+        try:
+            with duckdb.connect(config=settings) as connection:
+                yield connection
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise StorageError(
+                f"can't spill to {spill} (at most {_SPILL}): {error}; free space there, or set TMPDIR to a larger disk"
+            ) from error
 
 
 def profile_day(

@@ -58,8 +58,9 @@ class Quarantine:
             rule = self.rules[int(code) - 1]
             shown = self.examples.setdefault(rule.name, [])
             for index in np.flatnonzero(codes == code)[: _EXAMPLES - len(shown)]:
-                value = str(table.column(rule.column)[int(index)].as_py()) if rule.column else "the whole row"
-                shown.append(Example(file=file.name, row=int(positions[index]), column=rule.column, value=value))
+                value = table.column(rule.column)[int(index)].as_py() if rule.column else "the whole row"
+                text = "null" if value is None else str(value)
+                shown.append(Example(file=file.name, row=int(positions[index]), column=rule.column, value=text))
 
 
 @contextmanager

@@ -52,9 +52,7 @@ def validation_page(application: Application, window: Window, findings: Findings
             _quarantine_section(findings),
             _columns_section(findings.days),
         ],
-        footer=f"Application {application.title}; logical days start at UTC{-window.utc_offset_hours:+d} h of midnight."
-        if window.utc_offset_hours
-        else f"Application {application.title}; days are UTC.",
+        footer=f"Application {application.title}. Days begin at midnight, UTC{window.utc_offset_hours:+d}.",
     )
 
 

@@ -34,7 +34,7 @@ def kept_rows(output: Path | str, manifest: Manifest) -> list[dict[str, Any]]:
     rows = []
     for entry in manifest.files:
         fs, path = storage.filesystem(file_uri(str(output), entry))
-        rows += pq.read_table(fs.open_input_file(path), partitioning=None).to_pylist()
+        rows += pq.ParquetFile(fs.open_input_file(path)).read().to_pylist()
     return rows
 
 
@@ -42,7 +42,7 @@ def quarantined_rows(output: Path) -> list[dict[str, Any]]:
     return [
         row
         for path in sorted((output / "quarantine").glob("*.parquet"))
-        for row in pq.read_table(path, partitioning=None).to_pylist()
+        for row in pq.ParquetFile(path).read().to_pylist()
     ]
 
 

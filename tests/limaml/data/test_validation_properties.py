@@ -92,12 +92,12 @@ def test_rows_are_conserved_and_judged_as_by_a_slow_reference(corrupted: list[tu
         kept = [
             row
             for entry in manifest.files
-            for row in pq.read_table(storage.local_path(file_uri(output, entry)), partitioning=None).to_pylist()
+            for row in pq.ParquetFile(storage.local_path(file_uri(output, entry))).read().to_pylist()
         ]
         taken = [
             row
             for path in Path(output, "quarantine").glob("*.parquet")
-            for row in pq.read_table(path, partitioning=None).to_pylist()
+            for row in pq.ParquetFile(path).read().to_pylist()
         ]
 
     assert manifest.counts == {"rows": ROWS, "kept": len(kept), "quarantined": len(taken)}
