@@ -164,17 +164,17 @@ class Training(Section):
 
     epochs: int = Field(default=8, ge=1)
     tasks_per_batch: int = Field(default=128, ge=1)
-    global_learning_rate: Positive = Field(default=0.003, description="β, of the outer loop, at 128 tasks a batch")
+    global_learning_rate: Positive = Field(default=0.002, description="β, of the outer loop, at 128 tasks a batch")
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_fraction: Ratio = 0.1
     gradient_clip: Positive = Field(default=1.0, description="norm of the outer gradient")
-    task_learning_rate: Positive = Field(default=0.1, description="α, of the inner loop; where learned, its start")
+    task_learning_rate: Positive = Field(default=3.0, description="α, of the inner loop; where learned, its start")
     learned_task_learning_rate: bool = Field(default=True, description="learn α per coordinate")
     inner_steps: int = Field(default=3, ge=0, description="n, inner steps in training")
     inner_loss: Literal["mean", "shrunk"] = Field(
         default="shrunk", description="shrunk: sum over (samples + κ), κ learned"
     )
-    shrinkage: Positive = Field(default=10.0, description="κ's start, in samples")
+    shrinkage: Positive = Field(default=3.0, description="κ's start, in samples")
     global_gradient: Literal["direct", "full"] = Field(
         default="full", description="whether ∂/∂θ_global passes the inner loop"
     )

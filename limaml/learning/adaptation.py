@@ -12,15 +12,15 @@ from limaml.learning.network import Network
 from limaml.learning.rows import Rows
 
 
-def task_loss(network: Network, logit_R: Tensor, rows: Rows) -> Tensor:
+def task_loss(network: Network, logit_R: Tensor, rows: Rows, shrinkage: float | None = None) -> Tensor:
     """[T] inner losses: each task's summed cross-entropy over its samples, or over (samples + κ) where shrunk.
 
     Eq. (1) of the paper prints the cross-entropy without its minus sign; this is the loss that is minimized. A task
-    without samples has loss 0, hence no gradient.
+    without samples has loss 0, hence no gradient. `shrinkage` replaces the network's own κ.
     """
     sum_T = rows.sum_by_task(F.binary_cross_entropy_with_logits(logit_R, rows.label_R, reduction="none"))
     if network.spec.inner_loss == "shrunk":
-        return sum_T / (rows.count_T + network.log_shrinkage.exp())
+        return sum_T / (rows.count_T + (network.log_shrinkage.exp() if shrinkage is None else shrinkage))
     return sum_T / rows.count_T.clamp(min=1)
 
 
@@ -31,6 +31,7 @@ def adapt(
     second_order: bool = False,
     global_gradient: str = "full",
     rate: float | None = None,
+    shrinkage: float | None = None,
 ) -> dict[str, Tensor]:
     """Adapted meta-block parameters of every task, each [T, …], after `steps` SGD steps on its support rows.
 
@@ -40,7 +41,7 @@ def adapt(
         steps: n in training, k in generation; 0 changes nothing.
         second_order: keep the graph, so that an outer gradient passes through the steps.
         global_gradient: `direct` treats θ_global as a constant inside the loop (Alg. 2a, line 13 read literally).
-        rate: one task learning rate instead of the network's own (used to fine-tune a vanilla network).
+        rate, shrinkage: α and κ to use instead of the network's own (to fine-tune a vanilla network, which has none).
     """
     adapted = network.initial(support.tasks)
     if steps == 0 or len(support.label_R) == 0:
@@ -59,7 +60,7 @@ def adapt(
                 logit_R = functional_call(network.global_block, frozen, (z_RO, embedding_RW))
             else:
                 logit_R = network.global_block(z_RO, embedding_RW)
-            loss = task_loss(network, logit_R, support).sum()
+            loss = task_loss(network, logit_R, support, shrinkage).sum()
             gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order)
             adapted = {
                 name: value - (network.rate(name) if rate is None else rate) * gradient

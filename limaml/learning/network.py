@@ -80,17 +80,17 @@ class GlobalBlock(nn.Module):
         widths = [inputs + self.width + product, *spec.global_hidden]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.out = nn.Linear(widths[-1], 1)
-        self.product_out = nn.Linear(self.width, 1, bias=False) if spec.item_product else None
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, z_RO: Tensor, embedding_RW: Tensor) -> Tensor:
         e_RD = embedding_RW[:, : self.width]
         parts = [z_RO, e_RD]
         logit_R = embedding_RW[:, -1] if self.adapted_bias else embedding_RW.new_zeros(len(embedding_RW))
-        if self.item is not None and self.product_out is not None:
+        if self.item is not None:
             product_RD = e_RD * self.item(z_RO)
             parts.append(product_RD)
-            logit_R = logit_R + self.product_out(product_RD).squeeze(1)
+            # Their plain dot product gives the inner loop a gradient along the item's vector from the first step on.
+            logit_R = logit_R + product_RD.sum(1)
         h = torch.cat(parts, dim=1)
         for layer in self.hidden:
             h = self.dropout(F.relu(layer(h)))

@@ -5,9 +5,11 @@ tasks without one. Fine-tuning strength of the two controls is chosen on validat
 later part scores.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,8 @@ from limaml.training.metrics import auc
 
 log = logging.getLogger(__name__)
 
-RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
+RATES = (0.3, 1.0, 3.0, 10.0)
+SHRINKAGES = (3.0, 10.0)
 RIDGES = (1.0, 3.0, 10.0, 30.0)
 TASKS_PER_BATCH = 512
 
@@ -62,13 +65,14 @@ class Tuned:
     """Strengths of the controls, chosen on validation."""
 
     rate: float
+    shrinkage: float
     ridge: float
 
 
 def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
-    """The task learning rate of vanilla fine-tuning and the ridge of the intercept with the best validation AUC."""
+    """The α and κ of vanilla fine-tuning and the ridge of the intercept with the best validation AUC."""
 
-    def best(candidates: Iterable[float], score: Callable[[Rows, Rows, float], torch.Tensor]) -> float:
+    def best(candidates: Iterable[Any], score: Callable[[Rows, Rows, Any], torch.Tensor]) -> Any:
         results = {}
         for value in candidates:
             labels, logits = [], []
@@ -77,17 +81,18 @@ def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
                 logits.append(score(support, query, value).cpu().numpy())
                 labels.append(query.label_R.cpu().numpy())
             results[value] = auc(np.concatenate(labels), np.concatenate(logits)) or 0.0
-        return max(results, key=lambda value: (results[value], -value))
+        return max(results, key=results.__getitem__)
 
     with torch.no_grad():
-        return Tuned(
-            rate=best(RATES, lambda s, q, rate: _finetuned(vanilla, s, q, steps, rate)),
-            ridge=best(RIDGES, lambda s, q, ridge: _intercept(vanilla, s, q, ridge)),
-        )
+        strengths = itertools.product(RATES, SHRINKAGES)
+        rate, shrinkage = best(strengths, lambda s, q, strength: _finetuned(vanilla, s, q, steps, *strength))
+        return Tuned(rate, shrinkage, best(RIDGES, lambda s, q, ridge: _intercept(vanilla, s, q, ridge)))
 
 
-def _finetuned(model: Model, support: Rows, query: Rows, steps: int, rate: float | None) -> torch.Tensor:
-    adapted = adapt(model.network, support, steps, rate=rate)
+def _finetuned(
+    model: Model, support: Rows, query: Rows, steps: int, rate: float | None = None, shrinkage: float | None = None
+) -> torch.Tensor:
+    adapted = adapt(model.network, support, steps, rate=rate, shrinkage=shrinkage)
     with torch.no_grad():
         return model.network(query, adapted)
 
@@ -130,12 +135,12 @@ def score_test(
                 INTERCEPT: torch.sigmoid(_intercept(vanilla, support, query, tuned.ridge)).cpu().numpy(),
             }
         steps = limaml.application.embeddings.finetune_steps
-        finetuned = _finetuned(vanilla, support, query, steps, tuned.rate)
+        finetuned = _finetuned(vanilla, support, query, steps, tuned.rate, tuned.shrinkage)
         scores[VANILLA_FINETUNED] = torch.sigmoid(finetuned).cpu().numpy()
         scores |= _as_served(limaml, batch, is_query, place, vectors)
         if champion is not None:
             steps = champion.application.embeddings.finetune_steps
-            scores[CHAMPION] = torch.sigmoid(_finetuned(champion, support, query, steps, None)).cpu().numpy()
+            scores[CHAMPION] = torch.sigmoid(_finetuned(champion, support, query, steps)).cpu().numpy()
         if truth is not None:
             scores[BEST_POSSIBLE] = _true_probability(batch, is_query, truth)
         for name, score in scores.items():
