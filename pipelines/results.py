@@ -85,4 +85,4 @@ def _release(place: Workspace, application: Application, manifests: dict[str, Ma
     from limaml.online.store import open_store
 
     release = open_store(place.store_url(application), application.name).current()
-    return {} if release is None else {"release": release.model_dump(mode="json")}
+    return {} if release is None else {"release": {"name": release.name, **release.model_dump(mode="json")}}
