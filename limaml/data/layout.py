@@ -4,10 +4,11 @@ from datetime import date
 from pathlib import Path
 
 from limaml import storage
+from limaml.data import partitions
 from limaml.errors import ConfigError
 from limaml.manifest import find_manifest
 
-INTERACTIONS = "interactions"
+INTERACTIONS = partitions.FOLDER
 VISITS = "visits"
 SIGNUPS = "signups"
 TRUTH = "truth"

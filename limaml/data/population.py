@@ -41,10 +41,14 @@ HOUR = 0.20
 HIDDEN_ITEM = {"notifications": 0.0, "invitations": 0.45}
 
 # Activity: requests a day, log-normal. Visits follow it, loosely.
-REQUESTS_A_DAY = 0.95
+REQUESTS_A_DAY = 1.1
 ACTIVITY_SPREAD = 1.1
 VISIT_LOGIT = -2.2
 VISIT_SPREAD = 1.4
+# Quiet members get few requests and seldom come: where the dormant cohort and the tasks of one to three samples are.
+QUIET_SHARE = 0.2
+QUIET_ACTIVITY = 0.12
+QUIET_VISIT_LOGIT = -2.5
 
 # Sign-ups: the younger, the more; none later than this many days after the first interaction.
 LAST_SIGNUP_DAY = 60
@@ -145,12 +149,15 @@ def _draw_chunk(seed: int, chunk: int, members: int, rules: Rules) -> Members:
     activity = _normal(rng, members)
     habit = 0.6 * activity + 0.8 * _normal(rng, members)
     age = rng.exponential(SIGNUP_MEAN_AGE, members)
+    quiet = rng.random(members) < QUIET_SHARE
+    requests = REQUESTS_A_DAY * np.exp(ACTIVITY_SPREAD * activity) * np.where(quiet, QUIET_ACTIVITY, 1)
+    visit_logit = VISIT_LOGIT + VISIT_SPREAD * habit + np.where(quiet, QUIET_VISIT_LOGIT, 0)
     return Members(
         taste=taste,
         features=_shown(rng, taste, rules.member_image, MEMBER_REVEALED),
         base_rate=BASE_RATE * _normal(rng, members),
-        activity=np.exp(np.log(REQUESTS_A_DAY) + ACTIVITY_SPREAD * activity).astype(np.float32),
-        visit_logit=(VISIT_LOGIT + VISIT_SPREAD * habit).astype(np.float32),
+        activity=requests.astype(np.float32),
+        visit_logit=visit_logit.astype(np.float32),
         affinity=AFFINITY * _normal(rng, members, len(TYPES)),
         signup=((LAST_SIGNUP_DAY - age) * DAY_US).astype(np.int64),
     )

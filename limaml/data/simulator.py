@@ -31,7 +31,7 @@ _BINS = 8192
 
 
 def simulate(output: str, application: Application, spec: SimulationSpec | None = None) -> Manifest:
-    """Play a world without a policy and write its logs; four weeks of visits come before the first interaction.
+    """Play a world without a policy and write its logs; eight weeks of visits come before the first interaction.
 
     Counts: rows, positives, members (who signed up before the end), visits. Details: spec, kind, first and last day,
     label_rate, and best_auc, the AUC of the true probability over all rows (to 1/8192 of probability).

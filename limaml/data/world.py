@@ -28,7 +28,7 @@ from limaml.windows import day_start
 # The table has every column of the interactions but the label, and `request_id`; a request's candidates are contiguous.
 Policy = Callable[[pa.Table], npt.NDArray[np.integer]]
 
-HISTORY_DAYS = 28  # of visits before the first interaction, so that every cohort has members from the first day on
+HISTORY_DAYS = 56  # of visits before the first interaction: four weeks to be dormant in, and four to have come before
 
 _EXCITEMENT_MEMORY = 0.85  # a day's clicks are forgotten with a half-life of four days
 _EXCITEMENT_LOGIT = 1.5  # what one click a day adds to the logit of a visit
@@ -44,7 +44,7 @@ class SimulationSpec(BaseModel):
 
     members: int = Field(default=2500, ge=1, description="including those who sign up during the run or after it")
     items: int = Field(default=2000, ge=1)
-    days: int = Field(default=17, ge=1, description="of interactions; visits begin four weeks earlier")
+    days: int = Field(default=17, ge=1, description="of interactions; visits begin eight weeks earlier")
     start: date = Field(default=date(2026, 1, 1), description="first day of interactions")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     candidates: int = Field(default=8, ge=1, description="items a policy chooses from, per request")
@@ -263,5 +263,4 @@ def pick_highest(candidates: pa.Table, score: npt.NDArray[np.floating]) -> Integ
     best = np.maximum.reduceat(score, starts)
     of_row = np.repeat(best, np.diff(np.r_[starts, len(request)]))
     highest = np.flatnonzero(score == of_row)
-    _, first = np.unique(request[highest], return_index=True)
-    return highest[first]
+    return highest[np.searchsorted(highest, starts)]
