@@ -1,5 +1,6 @@
 """The table a demo ends with: is personalization real, what is served, how fresh it is, and what a test says of it."""
 
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -9,24 +10,25 @@ from rich.table import Table
 from rich.text import Text
 
 from limaml.cohorts import TITLES as COHORTS
-from limaml.manifest import Manifest
 from limaml.training.evaluation import BEST_POSSIBLE, INTERCEPT, LIMAML, VANILLA, VANILLA_FINETUNED
 from limaml.training.gate_page import TITLES
 
 SHOWN = (VANILLA, VANILLA_FINETUNED, INTERCEPT, LIMAML, BEST_POSSIBLE)
 
 
-def show(title: str, story: dict[str, Any], manifests: dict[str, Manifest]) -> None:
+def show(title: str, story: dict[str, Any]) -> None:
     """Print the closing table on standard output."""
     parts: list[Any] = []
     if "figures" in story:
         parts += [accuracy(story["figures"]), Text()]
-    parts.append(facts(story, manifests))
+    parts.append(facts(story))
     if "comparisons" in story:
         parts += [Text(), lifts(story["comparisons"])]
     pages = Text("\n").join(Text(f"  {page}", style="cyan", overflow="fold") for page in story["pages"])
     parts += [Text("\nPages to open", style="bold"), pages]
-    Console(soft_wrap=False).print(Panel(Group(*parts), title=title, title_align="left", expand=False))
+    # A log file or a pipe has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(Panel(Group(*parts), title=title, title_align="left", expand=False))
 
 
 def accuracy(figures: dict[str, dict[str, dict[str, float | None]]]) -> Table:
@@ -43,7 +45,7 @@ def accuracy(figures: dict[str, dict[str, dict[str, float | None]]]) -> Table:
     return table
 
 
-def facts(story: dict[str, Any], manifests: dict[str, Manifest]) -> Table:
+def facts(story: dict[str, Any]) -> Table:
     """The verdict, what is served, how fresh it is, and whether monitoring is content."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -53,16 +55,17 @@ def facts(story: dict[str, Any], manifests: dict[str, Manifest]) -> Table:
         table.add_row("gate", verdict)
         for reason in story["reasons"]:
             table.add_row("", reason)
-    if tasks := manifests.get("group-tasks"):
-        table.add_row("tasks", f"{tasks.counts['tasks']:,} from {tasks.counts['rows']:,} rows")
+    for split, counts in story.get("tasks", {}).items():
+        table.add_row(f"{split} tasks", f"{counts['tasks']:,} of {counts['rows']:,} rows")
     if embeddings := story.get("embeddings"):
         table.add_row("embeddings", f"{embeddings['tasks']:,} from {embeddings['rows']:,} recent rows")
     if release := story.get("release"):
         lag = datetime.fromisoformat(release["cutoff"]) - datetime.fromisoformat(release["newest_event_time"])
+        minutes = lag.total_seconds() / 60
         table.add_row("release", f"{release['name']}, model {release['model_version']}, {release['tasks']:,} tasks")
         table.add_row(
             "freshness",
-            f"as of {release['as_of']}; newest event {lag.total_seconds() / 3600:.1f} h before that day began",
+            f"as of {release['as_of']}; newest event {minutes:,.0f} min before that day began",
         )
     if monitoring := story.get("monitoring"):
         alarms = ", ".join(alarm["name"] for alarm in monitoring["alarms"])

@@ -15,7 +15,6 @@ from limaml import storage
 from limaml.cli.common import emit
 from limaml.config import Application, load_application, shipped_applications
 from limaml.errors import ConfigError, GateRefused
-from limaml.manifest import Manifest
 from limaml.windows import Window
 from limaml.workspace import Workspace
 from pipelines.run import Finished, run_ab_report, run_refresh, run_train
@@ -39,20 +38,20 @@ def run(workspace: str, data: str, app: str, as_json: bool) -> None:
     application = load_application(name)
     finished = _on_log(application, workspace, data) if data else _simulated(application, workspace)
     story: dict[str, Any] = {}
-    manifests: dict[str, Manifest] = {}
+    tasks: dict[str, Any] = {}
     pages: list[str] = []
     for each in finished:
         story |= each.result
-        manifests |= each.manifests
+        tasks |= each.result.get("tasks", {})
         pages += [page for page in each.result["pages"] if page not in pages]
-    story |= {"run": "demo", "pages": pages}
+    story |= {"run": "demo", "tasks": tasks, "pages": pages}
     log.info("demo: %.0f s", time.monotonic() - started)
     if as_json:
         emit(story, as_json)
     else:
         from pipelines import closing
 
-        closing.show(application.title, story, manifests)
+        closing.show(application.title, story)
     if finished[-1].error is not None:
         raise finished[-1].error
 

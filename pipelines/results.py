@@ -71,7 +71,8 @@ def _validated(place: Workspace, window: Window, manifests: dict[str, Manifest])
     validated = manifests.get("validate-data")
     if validated is None:
         return {"pages": []}
-    return {"validated": validated.counts, "pages": pages(place.validated(window))}
+    grouped = {m.details["split"]["name"]: m.counts for m in manifests.values() if m.kind == "task_set"}
+    return {"validated": validated.counts, "tasks": grouped, "pages": pages(place.validated(window))}
 
 
 def _embeddings(manifests: dict[str, Manifest]) -> dict[str, Any]:
