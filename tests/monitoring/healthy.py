@@ -6,7 +6,7 @@ from limaml.config import Application
 from limaml.data.batches import TaskBatch
 
 
-def day(seed: int, tasks: int = 1500, shift: float = 0.0, first: int = 0, width: int = 2) -> TaskBatch:
+def day(seed: int, tasks: int = 700, shift: float = 0.0, first: int = 0, width: int = 2) -> TaskBatch:
     """Tasks `first…` with heavy-tailed sample counts; `shift` moves the first numeric feature of the other side."""
     generator = np.random.default_rng(seed)
     lengths = np.minimum(1 + generator.pareto(1.2, tasks) * 6, 64).astype(np.int64)

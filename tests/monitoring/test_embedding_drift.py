@@ -9,7 +9,7 @@ LIMIT = Monitoring().embedding_shift
 WIDTH = 17
 
 
-def generation(seed: int, tasks: int = 2000) -> Floats:
+def generation(seed: int, tasks: int = 800) -> Floats:
     """Embeddings around a mean far from zero, coordinates of different scale."""
     world = np.random.default_rng(7)
     mean, scale = world.normal(size=WIDTH) * 2, np.exp(world.normal(size=WIDTH))
@@ -57,6 +57,7 @@ def test_healthy_days_raise_no_alarm() -> None:
     ("fault", "seen_by"),
     [
         ("shifted", "embedding_shift"),
+        ("one coordinate", "embedding_coordinate_shift"),
         ("collapsed to the mean", "embedding_spread_ratio"),
         ("scaled", "embedding_norm_ratio"),
         ("rotated", "embedding_cosine"),
@@ -73,6 +74,9 @@ def test_planted_faults_raise_the_alarm_that_names_them(fault: str, seen_by: str
         generator = np.random.default_rng(900 + seed)
         if fault == "shifted":
             now = now + now.std(axis=0) * np.float32(0.8)
+        elif fault == "one coordinate":
+            narrow = int(now.std(axis=0).argmin())
+            now[:, narrow] += now[:, narrow].std()
         elif fault == "collapsed to the mean":
             now = mean + (now - mean) * np.float32(0.1)
         elif fault == "scaled":

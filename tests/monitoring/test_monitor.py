@@ -63,13 +63,13 @@ def test_a_healthy_day(chain: Chain) -> None:
     assert details["embeddings"]["against_previous"]["common_tasks"] == 700
     assert set(details["features"]) == {feature.name for feature in chain.world.application.features.all}
     names = [check["name"] for check in details["checks"]]
-    assert len(names) == len(set(names)) == 19
+    assert len(names) == len(set(names)) == 20
     output = str(chain.world.root / "monitoring")
     verify_files(output, manifest)
     assert json.loads(storage.read_bytes(storage.join(output, RESULT))) == json.loads(json.dumps(details))
     html = storage.read_bytes(storage.join(output, PAGE)).decode()
     assert "healthy" in html
-    assert "All 19 checks passed." in html
+    assert "All 20 checks passed." in html
 
 
 def test_a_rerun_is_the_same_and_a_later_clock_is_not(chain: Chain) -> None:
@@ -105,7 +105,7 @@ def test_a_shifted_feature_is_named(chain: Chain) -> None:
     publish(embeddings, chain.world.store_url, chain.world.application)
     raised = alarm_names(look(chain, recent=recent, embeddings=embeddings))
     assert "feature_psi:item_x0" in raised
-    assert raised <= {"feature_psi:item_x0", "prediction_psi", "embedding_shift"}
+    assert raised <= {"feature_psi:item_x0", "prediction_psi", "embedding_shift", "embedding_coordinate_shift"}
     html = storage.read_bytes(storage.join(str(chain.world.root), "monitoring", PAGE)).decode()
     assert "PSI of item_x0" in html
     assert "what to do" in html
