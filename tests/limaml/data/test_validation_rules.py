@@ -158,3 +158,14 @@ def test_a_small_day_gets_the_benefit_of_doubt_on_its_label_rate() -> None:
 
 def test_the_whole_window_gets_no_doubt() -> None:
     assert failed_rules(days(labelled=[10] * 3, positives=[0] * 3)) == {"label_rate": ["whole"]}
+
+
+def test_a_file_without_rows_does_no_harm(tmp_path: Path) -> None:
+    root = write_clean(tmp_path / "data")
+    nothing: dict[str, list[Any]] = {name: [] for name in day_columns(DAYS[0])}
+    for day in DAYS[:2]:
+        write_day(root, day, nothing, part="a-part")
+        write_day(root, day, nothing, part="z-part")
+    manifest = validate(str(root), str(tmp_path / "out"), make_application(), WINDOW)
+    assert manifest.counts["kept"] == 3 * ROWS
+    assert len(manifest.files) == 6
