@@ -132,8 +132,12 @@ class Registry:
             raise
 
     def decide(self, version: Registered, promoted: bool, metrics: Mapping[str, float], text: str) -> None:
-        """Record the gate's decision and, when promoted, move `champion` and `previous`; once per version."""
-        if version.decision:
+        """Record the gate's decision and, when promoted, move `champion` and `previous`; once per version.
+
+        A refused version may be promoted later, when the gate's conditions have changed; a promoted one stays so.
+        """
+        outcome = "promoted" if promoted else "refused"
+        if version.decision in (outcome, "promoted"):
             log.info("model %s was already decided: %s", version.model_version, version.decision)
             return
         if version.run_id:
@@ -145,7 +149,6 @@ class Registry:
             if champion is not None and champion.number != version.number:
                 self.client.set_registered_model_alias(self.name, PREVIOUS, champion.number)
             self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
-        outcome = "promoted" if promoted else "refused"
         self.client.set_model_version_tag(self.name, version.number, _DECISION_TAG, outcome)
 
 
