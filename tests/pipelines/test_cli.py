@@ -124,28 +124,20 @@ def test_a_second_run_on_the_same_day_exits_6(data: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "w" / "ptap" / "validated").exists()
 
 
-def test_refresh_before_any_release_says_what_to_do(data: Path, tmp_path: Path) -> None:
-    arguments = ("--app", "ptap", "--data", data, "--workspace", tmp_path / "w", "--json")
-    ended = _limaml("run", "refresh", *arguments, cwd=tmp_path)
-    assert ended.returncode == 5
-    assert "run the train pipeline" in _last_error(ended)
-
-
-def test_a_refusal_is_an_answer_and_exits_4(data: Path, tmp_path: Path) -> None:
-    app = _write_app(tmp_path / "strict.yaml", gate={"minimum_rows": 10_000_000})
-    arguments = ("--app", app, "--data", data, "--workspace", tmp_path / "w", "--date", RUN_DATE)
-    ended = _limaml("run", "train", *arguments, "--json", cwd=tmp_path)
-    assert ended.returncode == 4, ended.stderr
-    result = _json(ended)
+@pytest.mark.timeout(900)
+def test_the_whole_chain_and_again(data: Path, tmp_path: Path) -> None:
+    """Refused, loosened, promoted, refreshed, refreshed again: one workspace, each step on what the last one left."""
+    strict = _write_app(tmp_path / "strict.yaml", gate={"minimum_rows": 10_000_000})
+    places = ("--data", data, "--workspace", tmp_path / "w", "--json")
+    refused = _limaml("run", "train", "--app", strict, *places, "--date", RUN_DATE, cwd=tmp_path)
+    assert refused.returncode == 4, refused.stderr
+    result = _json(refused)
     assert result["promoted"] is False
     assert any("test rows" in reason for reason in result["reasons"])
     assert "release" not in result
-    assert _last_error(ended).startswith("ERROR GateRefused: ")
-    shown = _limaml("release", "show", "--app", app, "--workspace", tmp_path / "w", "--json", cwd=tmp_path)
-    assert "model_version" not in shown.stdout, "something was released"
+    assert _last_error(refused).startswith("ERROR GateRefused: ")
+    assert "test rows" in _last_error(refused)
 
-
-def test_the_whole_chain_and_again(data: Path, tmp_path: Path) -> None:
     app = _write_app(
         tmp_path / "small.yaml",
         gate={
@@ -155,19 +147,23 @@ def test_the_whole_chain_and_again(data: Path, tmp_path: Path) -> None:
             "maximum_calibration_error": 1,
         },
     )
-    common = ("--app", app, "--data", data, "--workspace", tmp_path / "w", "--json")
-    trained = _limaml("run", "train", *common, "--date", RUN_DATE, cwd=tmp_path)
+    early = _limaml("run", "refresh", "--app", app, *places, cwd=tmp_path)
+    assert early.returncode == 5, early.stderr
+    assert "no release of ptap yet" in _last_error(early)
+
+    trained = _limaml("run", "train", "--app", app, *places, "--date", RUN_DATE, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     first = _json(trained)
     assert first["run_date"] == RUN_DATE
     assert first["promoted"] is True
+    assert first["model_version"] == result["model_version"], "another gate is no reason to train again"
     assert set(first["figures"]["all"]) >= {"vanilla", "vanilla_finetuned", "vanilla_intercept", "limaml"}
     assert first["release"]["model_version"] == first["model_version"]
     assert first["release"]["as_of"] == "2026-01-17", "the pair that was judged is as of the test window's start"
     assert {Path(page).name for page in first["pages"]} >= {"validation.html", "training.html", "decision.html"}
     assert all(Path(page).is_file() for page in first["pages"])
 
-    refreshed = _limaml("run", "refresh", *common, cwd=tmp_path)
+    refreshed = _limaml("run", "refresh", "--app", app, *places, cwd=tmp_path)
     assert refreshed.returncode == 0, refreshed.stderr
     second = _json(refreshed)
     assert second["run_date"] == "2026-01-20", "the day after the newest interactions"
@@ -177,8 +173,10 @@ def test_the_whole_chain_and_again(data: Path, tmp_path: Path) -> None:
     assert second["embeddings"]["tasks"] == second["release"]["tasks"]
     assert set(second["monitoring"]) == {"healthy", "alarms"}
 
-    again = _limaml("run", "refresh", *common, cwd=tmp_path)
+    again = _limaml("run", "refresh", "--app", app, *places, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert _json(again)["release"] == second["release"], "a rerun released something else"
-    summary = Path(tmp_path / "w" / "ptap" / "runs" / "2026-01-20_refresh" / "summary.json")
-    assert json.loads(summary.read_text())["release"] == second["release"]
+    assert _json(again) == second, "a rerun said something else"
+    summary = tmp_path / "w" / "ptap" / "runs" / "2026-01-20_refresh" / "summary.json"
+    assert json.loads(summary.read_text()) == second
+    shown = _limaml("release", "show", "--app", app, "--workspace", tmp_path / "w", "--json", cwd=tmp_path)
+    assert _json(shown)["name"] == second["release"]["name"]
