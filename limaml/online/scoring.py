@@ -6,7 +6,6 @@ Shapes: R rows, one (task, item) candidate each; U distinct tasks; W width of an
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Self
@@ -15,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from limaml.config import Application, Feature
-from limaml.data.features import encode_features
-from limaml.data.grouping import task_texts
+from limaml.config import Application
 from limaml.errors import DataError, IntegrityError, StoreError
 from limaml.model import Model, load_model
+from limaml.online import requests
 from limaml.online.store import Reader, Release, Store, open_store
 
 log = logging.getLogger(__name__)
@@ -116,9 +114,9 @@ class Scorer:
             StoreError: the store can't be read.
         """
         pinned, application = self._pinned, self._application
-        has_meta = _has_meta(application, table)
-        other = _encode(application.features.other, table)
-        task_ids, task_of_row = _distinct_tasks(application.task.keys, table)
+        has_meta = requests.has_meta(application, table)
+        other = requests.encode(application.features.other, table)
+        task_ids, task_of_row = requests.distinct_tasks(application.task.keys, table)
         records = pinned.reader.get(task_ids)
         found = records.found[task_of_row]
         embedding = records.embedding[task_of_row]
@@ -162,8 +160,8 @@ class BaselineScorer:
         """
         del now
         rows = np.arange(len(table))
-        has_meta = _has_meta(self._application, table)
-        other = _encode(self._application.features.other, table)
+        has_meta = requests.has_meta(self._application, table)
+        other = requests.encode(self._application.features.other, table)
         embedding, _ = _unadapted(self._model, self._application, table, rows, has_meta)
         return Scores(
             probability=_finite(self._model.score(embedding, *other)),
@@ -206,57 +204,6 @@ def _pin(store: Store, application: Application, before: _Pinned | None) -> _Pin
     return _Pinned(release, model, reader)
 
 
-def _distinct_tasks(keys: Sequence[str], table: pa.Table) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Canonical texts of the U distinct tasks, and [R] the index of each row's task."""
-    if missing := [name for name in keys if name not in table.column_names]:
-        raise DataError(
-            f"task key column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing; "
-            f"the columns are {', '.join(table.column_names)}"
-        )
-    columns = [_key(name, table[name].combine_chunks()) for name in keys]
-    task_of_row = np.zeros(len(table), np.int64)
-    for column in columns:
-        codes = column.dictionary_encode()
-        pairs = task_of_row * max(len(codes.dictionary), 1) + codes.indices.to_numpy()
-        task_of_row = np.unique(pairs, return_inverse=True)[1]
-    first = np.unique(task_of_row, return_index=True)[1]
-    return task_texts([column.take(pa.array(first)) for column in columns]).to_pylist(), task_of_row
-
-
-def _key(name: str, column: pa.Array) -> pa.Array:
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"column {name}, row {row}: null in a task key; every candidate needs its task")
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_integer(kind):
-        return column.cast(pa.int64())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return column.cast(pa.string())
-    raise DataError(f"column {name}: a task key must be a string or an integer, not {kind}")
-
-
-def _informative(application: Application) -> list[str]:
-    """Meta features beyond the task's own key, which every request has; where there are none, all of them."""
-    names = [feature.name for feature in application.features.meta]
-    return [name for name in names if name not in application.task.keys] or names
-
-
-def _has_meta(application: Application, table: pa.Table) -> bool:
-    """Whether the request brings meta features: all or none of them.
-
-    Raises:
-        DataError: some are there and some are not.
-    """
-    names = _informative(application)
-    missing = [name for name in names if name not in table.column_names]
-    if missing and len(missing) < len(names):
-        raise DataError(
-            f"meta feature column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing, "
-            f"while {', '.join(name for name in names if name not in missing)} are there; give all of them or none"
-        )
-    return not missing
-
-
 def _unadapted(
     model: Model, application: Application, table: pa.Table, rows: npt.NDArray[np.int64], has_meta: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -264,25 +211,10 @@ def _unadapted(
     embedding = np.tile(model.default_embedding, (len(rows), 1))
     has_features = np.zeros(len(rows), dtype=bool)
     if has_meta and len(rows):
-        numeric, category = _encode(application.features.meta, table.take(pa.array(rows)))
-        names = _informative(application)
-        kinds = {kind: [f.name in names for f in application.features.meta if f.kind == kind] for kind in _KINDS}
-        has_features = ~np.isnan(numeric[:, kinds["numeric"]]).all(axis=1)
-        has_features |= (category[:, kinds["categorical"]] != 0).any(axis=1)
+        numeric, category = requests.encode(application.features.meta, table.take(pa.array(rows)))
+        has_features = requests.describes(application, numeric, category)
         embedding[has_features] = model.zero_shot(numeric[has_features], category[has_features])
     return embedding, has_features
-
-
-_KINDS = ("numeric", "categorical")
-
-
-def _encode(features: Sequence[Feature], table: pa.Table) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    numeric, category = encode_features(features, table)
-    if np.isinf(numeric).any():
-        row, position = np.argwhere(np.isinf(numeric))[0]
-        name = [feature.name for feature in features if feature.kind == "numeric"][position]
-        raise DataError(f"column {name}, row {row}: the value is infinite in float32; send null for an unknown value")
-    return numeric, category
 
 
 def _finite(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
+from limaml import storage
 from limaml.config import parse_application
 from limaml.errors import StoreError
 from limaml.online import embeddings as embeddings_stage
-from limaml.online import lmdb_store, release
+from limaml.online import lmdb_generation, lmdb_store, release
 from tests.conftest import SMALL
 
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -24,13 +25,13 @@ BUFFER_ROWS = 20  # so that there are several chunks
 
 # Where the process dies: (owner, function, before or after it, at which call).
 POINTS: dict[str, tuple[Any, str, str, int]] = {
-    "inside a chunk": (lmdb_store.Chunk, "model_dump_json", "before", 3),
-    "after some chunks": (lmdb_store.LmdbWriter, "write", "after", 3),
-    "before seal": (lmdb_store.LmdbWriter, "seal", "before", 1),
-    "inside seal": (lmdb_store.storage, "write_bytes", "before", 1),
-    "after seal": (lmdb_store.LmdbWriter, "seal", "after", 1),
+    "inside a chunk": (lmdb_generation.Chunk, "model_dump_json", "before", 3),
+    "after some chunks": (lmdb_generation.LmdbWriter, "write", "after", 3),
+    "before seal": (lmdb_generation.LmdbWriter, "seal", "before", 1),
+    "inside seal": (storage, "write_bytes", "before", 1),
+    "after seal": (lmdb_generation.LmdbWriter, "seal", "after", 1),
     "before flip": (lmdb_store.LmdbStore, "flip", "before", 1),
-    "inside flip": (lmdb_store.storage, "write_bytes", "before", 3),
+    "inside flip": (storage, "write_bytes", "before", 3),
     "after flip": (lmdb_store.LmdbStore, "flip", "after", 1),
 }
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from limaml.config import Application
 from limaml.errors import StoreError
-from limaml.online import lmdb_store
+from limaml.online import lmdb_generation
 from limaml.online import release as release_module
 from limaml.online.release import collect_garbage, current, publish, rollback
 from limaml.online.store import open_store
@@ -56,11 +57,11 @@ def test_a_rerun_goes_on_where_the_killed_one_stopped(
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
     assert doomed.run(doomed.publish_and_die, embeddings, store_url, decision, "after some chunks") == -signal.SIGKILL
-    put = lmdb_store.LmdbWriter._put
+    put = lmdb_generation.LmdbWriter._put
     written: list[int] = []
     monkeypatch.setattr(release_module, "BUFFER_ROWS", doomed.BUFFER_ROWS)
     monkeypatch.setattr(
-        lmdb_store.LmdbWriter, "_put", lambda self, index, *rest: written.append(index) or put(self, index, *rest)
+        lmdb_generation.LmdbWriter, "_put", lambda self, index, *rest: written.append(index) or put(self, index, *rest)
     )
     release = publish(embeddings, store_url, application, decision)
     sealed = open_store(store_url, "small").sealed(release.generation)
@@ -83,7 +84,7 @@ def test_after_a_change_of_chunk_size_a_rerun_starts_over(
 def test_readers_never_see_a_mixture_while_the_pointer_moves(
     files: Files, store_url: str, application: Application
 ) -> None:
-    """Four hundred flips between two pairs; whoever follows the pointer gets a model's own embeddings, always."""
+    """Two hundred flips between two pairs; whoever follows the pointer gets a model's own embeddings, always."""
     truth: dict[str, np.ndarray] = {}
     for day, model in enumerate(["m1", "m2"]):
         embeddings = files.embeddings(AS_OF + timedelta(days=day), model)
@@ -111,14 +112,13 @@ def test_readers_never_see_a_mixture_while_the_pointer_moves(
             if not found.found.all() or not np.array_equal(found.embedding, truth[release.model_version]):
                 wrong.append(release.name)
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for number in range(3, 403):
-        store.flip(pair[number % 2].model_copy(update={"number": number, "previous": None}))
-    done.set()
-    for reader in readers:
-        reader.join()
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        for number in range(3, 203):
+            store.flip(pair[number % 2].model_copy(update={"number": number, "previous": None}))
+        done.set()
+        for reader in readers:
+            reader.result()
     assert wrong == []
     assert seen == {"m1", "m2"}
 
@@ -128,7 +128,7 @@ def test_a_flipped_bit_is_found(
 ) -> None:
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
-    seal = lmdb_store.LmdbWriter.seal
+    seal = lmdb_generation.LmdbWriter.seal
 
     def seal_then_damage(writer):
         sealed = seal(writer)
@@ -141,7 +141,7 @@ def test_a_flipped_bit_is_found(
         data.write_bytes(content)
         return sealed
 
-    monkeypatch.setattr(lmdb_store.LmdbWriter, "seal", seal_then_damage)
+    monkeypatch.setattr(lmdb_generation.LmdbWriter, "seal", seal_then_damage)
     with pytest.raises(StoreError, match="chunk 0 reads back with SHA-256"):
         publish(embeddings, store_url, application, decision)
     store = open_store(store_url, "small")
@@ -190,7 +190,7 @@ def test_a_store_that_cannot_be_written(files: Files, tmp_path: Path, applicatio
 def test_the_map_grows_with_the_data(
     files: Files, store_url: str, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lmdb_store, "_FIRST_MAP_BYTES", 1 << 16)
+    monkeypatch.setattr(lmdb_generation, "_FIRST_MAP_BYTES", 1 << 16)
     embeddings = files.embeddings(tasks=5000)
     assert publish(embeddings, store_url, application, files.decision(embeddings)).tasks == 5000
 

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from limaml.data.embedding_files import EmbeddingFiles
 from limaml.data.features import encode_features
 from limaml.errors import ConfigError, DataError, IntegrityError, StoreError
 from limaml.model import load_model
-from limaml.online import scoring
 from limaml.online.embeddings import generate_embeddings
 from limaml.online.release import publish, rollback
+from limaml.online.requests import distinct_tasks
 from limaml.online.scoring import BaselineScorer, Scorer
 from limaml.online.store import Release, open_store
 from limaml.schema import task_id
@@ -195,15 +196,14 @@ def test_scores_never_mix_two_releases(served: Served) -> None:
             if not np.array_equal(scores.probability, truth[scores.model_version]):
                 wrong.append(scores.model_version)
 
-    threads = [threading.Thread(target=score) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for step in range(40):
-        store.flip(pair[step % 2].model_copy(update={"number": number + 1 + step}))
-        scorer.refresh()
-    done.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        scoring_threads = [pool.submit(score) for _ in range(2)]
+        for step in range(40):
+            store.flip(pair[step % 2].model_copy(update={"number": number + 1 + step}))
+            scorer.refresh()
+        done.set()
+        for each in scoring_threads:
+            each.result()
     assert wrong == []
     assert seen <= {"m1", "m2"}
 
@@ -281,7 +281,7 @@ def test_distinct_tasks_of_several_keys() -> None:
     rng = np.random.default_rng(0)
     member, kind = rng.integers(0, 9, 300), rng.choice(["a|b", "a", "b\\", "é"], 300)
     table = pa.table({"kind": pa.array(kind.tolist()).dictionary_encode(), "member": member})
-    names, of_row = scoring._distinct_tasks(("member", "kind"), table)
+    names, of_row = distinct_tasks(("member", "kind"), table)
     assert len(set(names)) == len(names)
     assert [names[at] for at in of_row] == [task_id(m, k) for m, k in zip(member.tolist(), kind.tolist(), strict=True)]
 

@@ -1,0 +1,95 @@
+"""What a scoring request brings: candidates as a table, checked and turned into task ids and feature arrays.
+
+Shapes: R rows, one (task, item) candidate each; U distinct tasks.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from limaml.config import Application, Feature
+from limaml.data.features import encode_features
+from limaml.data.grouping import task_texts
+from limaml.errors import DataError
+
+
+def distinct_tasks(keys: Sequence[str], table: pa.Table) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Canonical texts of the U distinct tasks, and [R] the index of each row's task.
+
+    Raises:
+        DataError: a key column is missing, of a wrong type, or null somewhere.
+    """
+    if missing := [name for name in keys if name not in table.column_names]:
+        raise DataError(
+            f"task key column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing; "
+            f"the columns are {', '.join(table.column_names)}"
+        )
+    columns = [_key(name, table[name].combine_chunks()) for name in keys]
+    task_of_row = np.zeros(len(table), np.int64)
+    for column in columns:
+        codes = column.dictionary_encode()
+        pairs = task_of_row * max(len(codes.dictionary), 1) + codes.indices.to_numpy()
+        task_of_row = np.unique(pairs, return_inverse=True)[1]
+    first = np.unique(task_of_row, return_index=True)[1]
+    return task_texts([column.take(pa.array(first)) for column in columns]).to_pylist(), task_of_row
+
+
+def _key(name: str, column: pa.Array) -> pa.Array:
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"column {name}, row {row}: null in a task key; every candidate needs its task")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_integer(kind):
+        return column.cast(pa.int64())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    raise DataError(f"column {name}: a task key must be a string or an integer, not {kind}")
+
+
+def _informative(application: Application) -> list[str]:
+    """Meta features beyond the task's own key, which every request has; where there are none, all of them."""
+    names = [feature.name for feature in application.features.meta]
+    return [name for name in names if name not in application.task.keys] or names
+
+
+def has_meta(application: Application, table: pa.Table) -> bool:
+    """Whether the request brings meta features: all or none of them.
+
+    Raises:
+        DataError: some are there and some are not.
+    """
+    names = _informative(application)
+    missing = [name for name in names if name not in table.column_names]
+    if missing and len(missing) < len(names):
+        raise DataError(
+            f"meta feature column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing, "
+            f"while {', '.join(name for name in names if name not in missing)} are there; give all of them or none"
+        )
+    return not missing
+
+
+def describes(
+    application: Application, numeric: npt.NDArray[np.float32], category: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """[R] whether a row's encoded meta features say anything: one known value is enough."""
+    names = _informative(application)
+    kinds = ("numeric", "categorical")
+    used = {kind: [f.name in names for f in application.features.meta if f.kind == kind] for kind in kinds}
+    known = ~np.isnan(numeric[:, used["numeric"]]).all(axis=1)
+    return known | (category[:, used["categorical"]] != 0).any(axis=1)
+
+
+def encode(features: Sequence[Feature], table: pa.Table) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """A request's features as arrays; R rows.
+
+    Raises:
+        DataError: a column is missing or of a wrong type, or a value is infinite.
+    """
+    numeric, category = encode_features(features, table)
+    if np.isinf(numeric).any():
+        row, position = np.argwhere(np.isinf(numeric))[0]
+        name = [feature.name for feature in features if feature.kind == "numeric"][position]
+        raise DataError(f"column {name}, row {row}: the value is infinite in float32; send null for an unknown value")
+    return numeric, category
