@@ -95,7 +95,7 @@ def test_bad_rows_exit_3_and_leave_their_page(data: Path, tmp_path: Path) -> Non
     spoiled = tmp_path / "spoiled"
     shutil.copytree(data / "interactions", spoiled / "interactions")
     (part,) = (spoiled / "interactions" / "date=2026-01-10").glob("*.parquet")
-    table = pq.read_table(part, partitioning=None)
+    table = pq.ParquetFile(part).read()
     index = table.column_names.index("label")
     label = pa.array([7] * len(table), table.schema.field("label").type)
     pq.write_table(table.set_column(index, "label", label), part)
