@@ -98,7 +98,7 @@ def _days_figure(days: list[DayProfile]) -> Any:
     kept = [day.kept for day in days]
     axes.bar(at, kept, color="#2457c5", label="kept")
     axes.bar(at, [day.quarantined for day in days], bottom=kept, color="#b3261e", label="quarantined")
-    step = max(1, len(days) // 10)
+    step = -(-len(days) // 10)
     axes.set_xticks(at[::step], [f"{day.day:%d %b}" for day in days][::step])
     axes.set_ylabel("rows")
     axes.spines[["top", "right"]].set_visible(False)

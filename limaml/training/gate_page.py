@@ -65,12 +65,11 @@ def decision_page(
         else f"Model {version} was refused and the champion stays: {'; '.join(failed)}."
     )
     conditions = pages.Table(
-        ["condition", "measured", "asked for", ""],
+        ["condition", "measured", ""],
         [
             [
                 check.name,
                 check.text,
-                f"{check.threshold:g}",
                 pages.Cell("holds", "good") if check.passed else pages.Cell("fails", "bad"),
             ]
             for check in checks
