@@ -50,6 +50,10 @@ class Workspace:
         """Drift and staleness of a day."""
         return self._path("monitoring", as_of.isoformat())
 
+    def traffic(self, window: Window) -> str:
+        """Exposures, visits and sign-ups of a played A/B test."""
+        return self._path("traffic", window.name)
+
     def experiment(self, window: Window) -> str:
         """An A/B test's report."""
         return self._path("experiment", window.name)

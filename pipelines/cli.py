@@ -54,6 +54,7 @@ def build() -> typer.Typer:
     runs.command("refresh")(refresh)
     runs.command("ab-report")(ab_report)
     app.add_typer(runs, name="run")
+    app.command("reproduce")(reproduce)
     app.command("demo")(demo)
     return app
 
@@ -97,6 +98,22 @@ def ab_report(
 
     application = load_application(app)
     _finish(run_ab_report(application, workspace, exposures, visits, signups, start.date(), end.date()), as_json)
+
+
+def reproduce(
+    app: App,
+    data: DataUri,
+    workspace: WorkspaceUri,
+    seeds: Annotated[int, typer.Option(help="How many times θ and the baseline are trained anew.")] = 3,
+    run_date: RunDate = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a log over several seeds: every algorithm and control, with intervals; into a workspace of its own."""
+    from limaml.config import load_application
+    from pipelines.reproduce import reproduce
+
+    result = reproduce(load_application(app), workspace, data, seeds, _day(run_date))
+    common.emit(result if as_json else {"table": result["markdown"]}, as_json)
 
 
 def demo(

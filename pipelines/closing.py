@@ -60,12 +60,12 @@ def facts(story: dict[str, Any]) -> Table:
     if embeddings := story.get("embeddings"):
         table.add_row("embeddings", f"{embeddings['tasks']:,} from {embeddings['rows']:,} recent rows")
     if release := story.get("release"):
-        lag = datetime.fromisoformat(release["cutoff"]) - datetime.fromisoformat(release["newest_event_time"])
-        minutes = lag.total_seconds() / 60
         table.add_row("release", f"{release['name']}, model {release['model_version']}, {release['tasks']:,} tasks")
+        newest = datetime.fromisoformat(release["newest_event_time"])
+        minutes = (datetime.fromisoformat(release["cutoff"]) - newest).total_seconds() / 60
         table.add_row(
             "freshness",
-            f"as of {release['as_of']}; newest event {minutes:,.0f} min before that day began",
+            f"as of {release['as_of']}; newest event {newest:%Y-%m-%d %H:%M} UTC, {minutes:,.0f} min before the cutoff",
         )
     if monitoring := story.get("monitoring"):
         alarms = ", ".join(alarm["name"] for alarm in monitoring["alarms"])

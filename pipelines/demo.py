@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from limaml import storage
 from limaml.cli.common import emit
+from limaml.cli.experiment import play_test
 from limaml.config import Application, load_application, shipped_applications
 from limaml.errors import ConfigError, GateRefused
 from limaml.windows import Window
@@ -63,9 +64,10 @@ def _on_log(application: Application, workspace: str, data: str) -> list[Finishe
 
 
 def _simulated(application: Application, workspace: str) -> list[Finished]:
+    from limaml.cli.experiment import play_test
     from limaml.data.simulator import simulate
     from limaml.data.world import SimulationSpec
-    from limaml.experiment.play import play
+    from limaml.experiment.play import EXPOSURES, SIGNUPS, VISITS
 
     windows = application.windows
     days = max(windows.train_days + windows.validation_days + windows.test_days, windows.lookback_days)
@@ -81,8 +83,10 @@ def _simulated(application: Application, workspace: str) -> list[Finished]:
         day += timedelta(days=1)
         finished.append(_ended(run_refresh(application, workspace, place.data, day)))
     window = Window(start=day, end=day + timedelta(days=TEST_DAYS), utc_offset_hours=windows.utc_offset_hours)
-    logs = play(place, application, window)
-    finished.append(_ended(run_ab_report(application, workspace, *logs, window.start, window.end)))
+    traffic = place.traffic(window)
+    play_test(application, place, place.data, traffic, window)
+    exposures, visits, signups = (storage.join(traffic, name) for name in ("exposures", "visits", "signups"))
+    finished.append(_ended(run_ab_report(application, workspace, exposures, visits, signups, window.start, window.end)))
     return finished
 
 
