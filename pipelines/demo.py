@@ -64,7 +64,6 @@ def _on_log(application: Application, workspace: str, data: str) -> list[Finishe
 
 
 def _simulated(application: Application, workspace: str) -> list[Finished]:
-    from limaml.cli.experiment import play_test
     from limaml.data.simulator import simulate
     from limaml.data.world import SimulationSpec
     from limaml.experiment.play import EXPOSURES, SIGNUPS, VISITS
@@ -85,7 +84,7 @@ def _simulated(application: Application, workspace: str) -> list[Finished]:
     window = Window(start=day, end=day + timedelta(days=TEST_DAYS), utc_offset_hours=windows.utc_offset_hours)
     traffic = place.traffic(window)
     play_test(application, place, place.data, traffic, window)
-    exposures, visits, signups = (storage.join(traffic, name) for name in ("exposures", "visits", "signups"))
+    exposures, visits, signups = (storage.join(traffic, log) for log in (EXPOSURES, VISITS, SIGNUPS))
     finished.append(_ended(run_ab_report(application, workspace, exposures, visits, signups, window.start, window.end)))
     return finished
 
