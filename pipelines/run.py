@@ -92,6 +92,7 @@ def _run(
 
     place = Workspace(storage.normalize(workspace), application.name)
     common = {"application": canonical_json(application.model_dump(mode="json")).decode(), "workspace": place.root}
+    log.info("run %s of %s for %s in %s", kind, application.name, run_date, place.root)
     with lease.hold(place.lease(run_date), f"limaml run {kind}"):
         ran = run_pipeline(pipelines()[kind], common | arguments)
         result = {"application": application.name, "run": kind, "run_date": run_date.isoformat()}
