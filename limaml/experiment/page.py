@@ -49,8 +49,18 @@ def _split(report: ABReport) -> Section:
     split = report.split
     total = split.control + split.treatment
     rows = [
-        ["control", f"{split.control:,}", percent(split.control / total), percent(1 - split.treatment_fraction)],
-        ["treatment", f"{split.treatment:,}", percent(split.treatment / total), percent(split.treatment_fraction)],
+        [
+            "control",
+            f"{split.control:,}",
+            percent(split.control / total, 1, sign=False),
+            percent(1 - split.treatment_fraction, 1, sign=False),
+        ],
+        [
+            "treatment",
+            f"{split.treatment:,}",
+            percent(split.treatment / total, 1, sign=False),
+            percent(split.treatment_fraction, 1, sign=False),
+        ],
     ]
     verdict = (
         "Members were split as planned, so the arms can be compared" if split.passed else why_broken(split)

@@ -30,6 +30,7 @@ def one_task(rows: Rows, task: int) -> Rows:
 def reference_adapted(network: Network, support: Rows, steps: int) -> Network:
     """Adapt one task by plain SGD on a copy of the network, as Alg. 2a reads."""
     fast = copy.deepcopy(network)
+    parameters: dict[str, torch.Tensor] = dict(fast.meta_block.named_parameters())
     for _ in range(steps):
         loss = F.binary_cross_entropy_with_logits(fast(support), support.label_R, reduction="sum")
         samples = len(support.label_R)
@@ -37,11 +38,10 @@ def reference_adapted(network: Network, support: Rows, steps: int) -> Network:
             loss = loss / (samples + network.log_shrinkage.exp().detach())
         elif samples:
             loss = loss / samples
-        parameters = dict(fast.meta_block.named_parameters())
         gradients = torch.autograd.grad(loss, [parameters[name] for name in network.adapted_names])
         with torch.no_grad():
             for name, gradient in zip(network.adapted_names, gradients, strict=True):
-                parameters[name] -= network.rate(name) * gradient
+                parameters[name].sub_(network.rate(name) * gradient)
     return fast
 
 
@@ -64,7 +64,7 @@ def test_one_step_on_the_embedding_shift_has_its_closed_form(make_network: MakeN
         adapted="embedding", item_product=False, adapted_bias=True, learned_task_learning_rate=False, inner_loss="mean"
     )
     support, _ = split(random_batch([8, 5], [8, 5]))
-    start = network.meta_block.layers[-1].bias
+    start = dict(network.meta_block.named_parameters())["layers.1.bias"]
     ours = adapt(network, support, 1)["layers.1.bias"]
     # The adapted bias is added to the logit, so its gradient is the mean residual, whatever the network.
     residual_R = (torch.sigmoid(network(support)) - support.label_R).detach()

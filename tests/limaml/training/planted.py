@@ -64,9 +64,9 @@ def interactions(members: int = 200, per_day: int = 4, seed: int = 0) -> pa.Tabl
     )
 
 
-def group_all(folder: Path, application: Application = APPLICATION, rows: pa.Table | None = None) -> TaskSets:
+def group_all(folder: Path, application: Application = APPLICATION) -> TaskSets:
     """Group a log into the task sets of a training run."""
-    rows = interactions() if rows is None else rows
+    rows = interactions()
     stage = Stage("validated", str(folder / "validated"), application, (), {"rows": rows.num_rows})
 
     def build(directory: Path) -> Manifest:
