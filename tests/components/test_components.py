@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kfp import dsl
 
+from components.generate_embeddings import generate_embeddings
 from components.group_tasks import group_tasks
 from components.support import Step, log_figures
 from components.validate_data import validate_data
@@ -93,6 +94,16 @@ def test_a_wrong_configuration_exits_2(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stop:
         validate_data.python_func("{}", str(tmp_path / "w"), str(data), "", "refresh", **outputs)
     assert stop.value.code == 2
+
+
+def test_refreshing_before_any_release_exits_5_and_says_what_to_do(
+    ptap: Application, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = _outputs(tmp_path / "e", manifest=dsl.Artifact, metrics=dsl.Metrics)
+    with pytest.raises(SystemExit) as stop:
+        generate_embeddings.python_func(ptap.model_dump_json(), str(tmp_path / "w"), str(tmp_path / "t"), **outputs)
+    assert stop.value.code == 5
+    assert "no release of ptap yet; a promoted training run publishes one" in capsys.readouterr().err
 
 
 def test_a_step_leaves_only_our_own_log_lines(capsys: pytest.CaptureFixture[str]) -> None:

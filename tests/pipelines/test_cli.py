@@ -147,10 +147,6 @@ def test_the_whole_chain_and_again(data: Path, tmp_path: Path) -> None:
             "maximum_calibration_error": 1,
         },
     )
-    early = _limaml("run", "refresh", "--app", app, *places, cwd=tmp_path)
-    assert early.returncode == 5, early.stderr
-    assert "no release of ptap yet" in _last_error(early)
-
     trained = _limaml("run", "train", "--app", app, *places, "--date", RUN_DATE, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     first = _json(trained)
