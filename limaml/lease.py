@@ -114,4 +114,8 @@ def _renew(uri: str, holder: str, token: str, stop: threading.Event) -> None:
         if current is None or current["token"] != token:
             log.error("lost the lease %s", uri)
             return
-        storage.write_bytes(uri, _body(holder, token))
+        try:
+            storage.write_bytes(uri, _body(holder, token))
+        except LimamlError as error:
+            # A disk that is full for a minute is no reason to stop renewing: the next minute may be in time.
+            log.warning("can't renew the lease: %s", error)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from limaml import storage
@@ -133,7 +133,8 @@ def save_model(
     for algorithm, network in networks.items():
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         tensors[_DEFAULT_EMBEDDING] = _default_embedding(network)
-        save_file(tensors, directory / _WEIGHTS[algorithm])
+        # Through bytes: on a full disk safetensors' own file writer raises no OSError.
+        (directory / _WEIGHTS[algorithm]).write_bytes(save(tensors))
 
 
 @torch.no_grad()

@@ -124,11 +124,14 @@ def write_bytes(uri: str, data: bytes) -> None:
         with storage_errors(uri, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
+            try:
+                with temporary.open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return
     fs, path = filesystem(uri)
     with storage_errors(uri, "write"), fs.open_output_stream(path) as stream:
@@ -142,14 +145,15 @@ def create_exclusive(uri: str, data: bytes) -> bool:
         with storage_errors(uri, "create"):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Written beside and hard-linked into place: whoever sees the file sees its whole content.
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-                stream.write(data)
+            descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             try:
-                os.link(stream.name, path)
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(data)
+                os.link(beside, path)
             except FileExistsError:
                 return False
             finally:
-                Path(stream.name).unlink()
+                Path(beside).unlink()
         return True
     from botocore.exceptions import BotoCoreError, ClientError
 

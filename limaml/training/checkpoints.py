@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 _STATE = "state"
@@ -19,7 +19,8 @@ def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], position:
         for name, value in values.items()
     }
     temporary = path.with_name(f".{path.name}")
-    save_file(flat, temporary, metadata={_STATE: json.dumps(position)})
+    # Through bytes: on a full disk safetensors' own file writer raises no OSError.
+    temporary.write_bytes(save(flat, metadata={_STATE: json.dumps(position)}))
     temporary.replace(path)
 
 

@@ -4,25 +4,33 @@ Aliases: `challenger` (judged or being judged), `champion` (serves), `previous` 
 decided once; deciding it again changes nothing, so a rerun can never bring an old champion back.
 """
 
+import fcntl
 import logging
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
-from limaml.errors import ConfigError
+from limaml.errors import StorageError
 
 log = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _VERSION_TAG = "limaml.model_version"
 _FINGERPRINT_TAG = "limaml.fingerprint"
 _DECISION_TAG = "limaml.decision"
+_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -36,36 +44,55 @@ class Registered:
     decision: str
 
 
+def _told(
+    method: Callable[Concatenate["Registry", Arguments], Result],
+) -> Callable[Concatenate["Registry", Arguments], Result]:
+    """What MLflow, its database or its artifact store report becomes one error that names the place."""
+
+    @wraps(method)
+    def told(self: "Registry", *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        try:
+            return method(self, *arguments, **options)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise StorageError(
+                f"MLflow at {self.tracking_uri} failed: {reason}; free space, fix permissions or start the server, "
+                "and run again: finished work is kept"
+            ) from error
+
+    return told
+
+
 class Registry:
-    """Runs and models of one application."""
+    """Runs and models of one application. Every method raises StorageError when MLflow can't be read or written."""
+
+    @_told
+    def _connect(self) -> None:
+        database = self.tracking_uri.removeprefix(_SQLITE)
+        location = None
+        if database != self.tracking_uri:
+            _create_database(Path(database))
+            location = f"file://{Path(database).parent}/mlartifacts"
+        self.client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        found = self.client.get_experiment_by_name(self.name)
+        self.experiment_id = (
+            found.experiment_id
+            if found is not None
+            else self.client.create_experiment(self.name, artifact_location=location)
+        )
+        try:
+            self.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     def __init__(self, tracking_uri: str, application: str) -> None:
-        """Connect, creating the experiment and the registered model if they are new.
-
-        Raises:
-            ConfigError: the tracking server can't be reached or refuses.
-        """
-        self.client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        """Connect, creating the experiment and the registered model if they are new."""
+        self.tracking_uri = tracking_uri
         self.name = application
-        try:
-            self.experiment_id = self._experiment(tracking_uri)
-            try:
-                self.client.create_registered_model(application)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-        except MlflowException as error:
-            raise ConfigError(f"MLflow at {tracking_uri} does not answer as expected: {error.message}") from error
+        self._connect()
 
-    def _experiment(self, tracking_uri: str) -> str:
-        found = self.client.get_experiment_by_name(self.name)
-        if found is not None:
-            return found.experiment_id
-        location = None
-        if tracking_uri.startswith("sqlite:///"):
-            location = "file://" + str(Path(tracking_uri.removeprefix("sqlite:///")).parent / "mlartifacts")
-        return self.client.create_experiment(self.name, artifact_location=location)
-
+    @_told
     def log_training(
         self,
         fingerprint: str,
@@ -97,11 +124,13 @@ class Registry:
         # Last, so that only a run that was logged whole is found again.
         self.client.set_tag(run_id, _FINGERPRINT_TAG, fingerprint)
 
+    @_told
     def run_of(self, fingerprint: str) -> str | None:
         """MLflow's id of the run logged under a stage's fingerprint."""
         found = self.client.search_runs([self.experiment_id], f"tags.`{_FINGERPRINT_TAG}` = '{fingerprint}'")
         return found[0].info.run_id if found else None
 
+    @_told
     def register(self, model_version: str, uri: str, run_id: str | None) -> Registered:
         """Register a model's files (once) and point `challenger` at them."""
         known = self.find(model_version)
@@ -114,6 +143,7 @@ class Registry:
             self.client.set_registered_model_alias(self.name, CHALLENGER, known.number)
         return known
 
+    @_told
     def find(self, model_version: str) -> Registered | None:
         """A registered version by our name for it."""
         for version in self.client.search_model_versions(f"name = '{self.name}'"):
@@ -121,6 +151,7 @@ class Registry:
                 return _registered(version)
         return None
 
+    @_told
     def by_alias(self, alias: str) -> Registered | None:
         """The version an alias points at, or None."""
         try:
@@ -131,6 +162,7 @@ class Registry:
                 return None
             raise
 
+    @_told
     def decide(self, version: Registered, promoted: bool, metrics: Mapping[str, float], text: str) -> None:
         """Record the gate's decision and, when promoted, move `champion` and `previous`; once per version.
 
@@ -150,6 +182,23 @@ class Registry:
                 self.client.set_registered_model_alias(self.name, PREVIOUS, champion.number)
             self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
         self.client.set_model_version_tag(self.name, version.number, _DECISION_TAG, outcome)
+
+
+def _create_database(path: Path) -> None:
+    """Make MLflow's tables beside their place: its migrations can't be run again once they were killed half-way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        making = path.with_name(f".{path.name}.making")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir()
+        try:
+            MlflowClient(tracking_uri=f"{_SQLITE}{making}/{path.name}").search_experiments(max_results=1)
+            (making / path.name).rename(path)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
 
 
 def git_revision() -> str:
