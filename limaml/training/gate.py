@@ -153,11 +153,12 @@ def _champion(uri: str, application: Application) -> Model:
 
 
 def _truth(data: str | None, split: TaskSplit) -> dict[int, float] | None:
-    """True probabilities of simulated rows in the test window, where the data root has them."""
+    """True probabilities of simulated rows that are scored, where the data root has them."""
     if data is None or not storage.exists(storage.join(data, "truth")):
         return None
     result: dict[int, float] = {}
-    days = {day.isoformat() for day in split.window.days}
+    # Rows before the boundary are support, never scored; they are most of the window.
+    days = {day.isoformat() for day in split.window.days if split.boundary is None or day >= split.boundary}
     for info in storage.list_files(storage.join(data, "truth"), ".parquet"):
         if not any(f"date={day}/" in info.path for day in days):
             continue

@@ -1,0 +1,64 @@
+"""The peer: the same mathematics task after task, as learn2learn, higher and TorchOpt run it."""
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from limaml.learning.network import Network
+from limaml.learning.rows import Rows
+
+
+def split(rows: Rows) -> list[Rows]:
+    """Each task's rows on their own."""
+    return [rows.where(rows.task_R == task) for task in range(rows.tasks)]
+
+
+def adapt_one(network: Network, support: Rows, steps: int, second_order: bool, direct: bool) -> dict[str, Tensor]:
+    """The adapted parameters of one task after its inner steps."""
+    parameters = dict(network.meta_block.named_parameters())
+    adapted = {name: parameters[name] for name in network.adapted_names}
+    if not second_order:
+        adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+    for _ in range(steps):
+        logit_R = _logit(network, support, adapted, frozen=direct)
+        loss = F.binary_cross_entropy_with_logits(logit_R, support.label_R, reduction="sum")
+        loss = loss / (len(support.label_R) + network.log_shrinkage.exp())
+        gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order)
+        adapted = {
+            name: value - network.rate(name) * gradient
+            for (name, value), gradient in zip(adapted.items(), gradients, strict=True)
+        }
+        if not second_order:
+            adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+    return adapted
+
+
+def loop_loss(network: Network, tasks: list[tuple[Rows, Rows]], steps: int, global_gradient: str) -> Tensor:
+    """What `limaml.learning.objective.limaml_loss` computes, task after task."""
+    losses = []
+    for support, query in tasks:
+        adapted = adapt_one(network, support, steps, second_order=True, direct=global_gradient == "direct")
+        logit_R = _logit(network, query, adapted)
+        losses.append(F.binary_cross_entropy_with_logits(logit_R, query.label_R, reduction="sum"))
+    return torch.stack(losses).sum() / sum(len(query.label_R) for _, query in tasks)
+
+
+def loop_embed(network: Network, tasks: list[Rows], steps: int) -> Tensor:
+    """[T, W] what `limaml.learning.adaptation.embed` computes, task after task."""
+    embeddings = []
+    for support in tasks:
+        adapted = adapt_one(network, support, steps, second_order=False, direct=True)
+        with torch.no_grad():
+            newest = support.meta_numeric[-1:], support.meta_category[-1:]
+            embeddings.append(functional_call(network.meta_block, adapted, (network.meta_encoder(*newest),)))
+    return torch.cat(embeddings)
+
+
+def _logit(network: Network, rows: Rows, adapted: dict[str, Tensor], frozen: bool = False) -> Tensor:
+    x_RM, z_RO = network.encode(rows)
+    embedding_RW = functional_call(network.meta_block, adapted, (x_RM,))
+    if not frozen:
+        return network.global_block(z_RO, embedding_RW)
+    constant = {name: value.detach() for name, value in network.global_block.named_parameters()}
+    return functional_call(network.global_block, constant, (z_RO.detach(), embedding_RW))

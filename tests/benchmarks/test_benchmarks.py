@@ -1,0 +1,110 @@
+"""Benchmarks run at their smallest size and return their figures; the loops they race compute the same thing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import embeddings, inputs, memory, training
+from benchmarks.loops import loop_embed, loop_loss, split
+from benchmarks.reporting import interleaved, ratio
+from limaml.learning.adaptation import embed
+from limaml.learning.objective import limaml_loss
+from limaml.learning.rows import rows_of, support_and_query
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """Benchmarks set the process's threads: give them back."""
+    import pyarrow as pa
+
+    before = torch.get_num_threads(), pa.cpu_count(), pa.io_thread_count()
+    yield
+    torch.set_num_threads(before[0])
+    pa.set_cpu_count(before[1])
+    pa.set_io_thread_count(before[2])
+
+
+@pytest.mark.parametrize("adapted", inputs.ADAPTED)
+@pytest.mark.parametrize("gradient", training.GRADIENTS)
+def test_loop_over_tasks_is_the_same_step(adapted: str, gradient: str):
+    networks = [inputs.network(inputs.application(adapted)).double() for _ in range(2)]
+    rows = rows_of(inputs.batch(5, support=6, query=3), dtype=torch.float64)
+    is_query = torch.arange(45) % 9 >= 6
+    support, query = rows.where(~is_query), rows.where(is_query)
+    ours = limaml_loss(networks[0], support, query, 2, gradient)
+    loop = loop_loss(networks[1], list(zip(split(support), split(query), strict=True)), 2, gradient)
+    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=0)
+    ours.backward()
+    loop.backward()
+    for (name, a), (_, b) in zip(networks[0].named_parameters(), networks[1].named_parameters(), strict=True):
+        if a.grad is not None or b.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("adapted", inputs.ADAPTED)
+def test_loop_over_tasks_makes_the_same_embeddings(adapted: str):
+    network = inputs.network(inputs.application(adapted)).eval()
+    support, _ = support_and_query(inputs.batch(5, support=6, query=0))
+    torch.testing.assert_close(embed(network, support, 2), loop_embed(network, split(support), 2))
+
+
+def test_training_figures():
+    result = training.run(repeats=1, tasks=4, fit_tasks=140)
+    for figures in (result, result["embedding"]):
+        assert {"n1_direct", "n1_full", "n3_direct", "n3_full", "n5_direct", "n5_full", "as_configured"} == set(
+            figures["ratio_to_vanilla"]
+        )
+        assert set(figures["loop_over_ours"]) == {"n1_direct", "n1_full"}
+    assert set(result["fit_tasks_per_second"]) == {"vanilla", "limaml"}
+    assert all(len(line) == 4 for line in training.rows(result))
+    json.dumps(result)
+
+
+def test_embedding_figures():
+    result = embeddings.run(tasks=40, repeats=1, batch=8)
+    assert set(result["all"]) == {"meta_block_k1", "meta_block_k3", "embedding_k1", "embedding_k3"}
+    assert result["tasks_per_second_per_core"] > 0
+    assert result["loop_over_ours"] > 0
+    assert all(len(line) == 4 for line in embeddings.rows(result))
+    json.dumps(result)
+
+
+def test_memory_of_a_stage_is_the_childs_own(tmp_path):
+    ballast = bytearray(400 << 20)
+    figures = memory.measure("simulate", str(tmp_path), tasks=20, limit=60.0)
+    assert figures["finished"]
+    assert 0.01 < figures["peak_gib"] < len(ballast) / 2**30
+    assert 0 < figures["private_gib"] <= figures["peak_gib"]
+
+
+def test_a_stage_past_its_limit_is_stopped(tmp_path):
+    assert not memory.measure("simulate", str(tmp_path), tasks=20, limit=0.0)["finished"]
+
+
+def test_memory_stops_at_the_first_stage_that_does_not_finish(tmp_path):
+    result = memory.run(tasks=20, seconds=0.0, folder=str(tmp_path))
+    assert list(result["stages"]) == ["simulate"]
+    assert len(memory.rows(result)) == 1
+    assert not (tmp_path / "ptap" / "data").exists()
+
+
+def test_memory_knows_every_stage(tmp_path):
+    names = list(memory.stages(str(tmp_path), 20))
+    assert names[:3] == ["simulate", "validate", "group train"]
+    assert names[-5:] == ["train", "embed", "gate", "publish", "monitor"]
+
+
+def test_grouping_engines_agree():
+    command = [sys.executable, "-m", "benchmarks.grouping", "--rows", "3000", "--json"]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert result["limaml"]["counts"] == result["polars"]["counts"]
+    assert result["seconds_ratio"] > 0
+
+
+def test_ratio_is_the_median_over_rounds():
+    seconds = interleaved({"one": lambda: None, "two": lambda: None}, repeats=3)
+    assert {name: len(values) for name, values in seconds.items()} == {"one": 3, "two": 3}
+    assert ratio({"a": [2.0, 9.0, 6.0], "b": [1.0, 3.0, 1.0]}, "a", "b") == 3.0
