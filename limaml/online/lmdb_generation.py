@@ -82,11 +82,19 @@ class LmdbWriter:
     def __init__(self, directory: Path, plan: Generation) -> None:
         self._directory = directory
         self._plan = plan
-        self._environment = lmdb.open(str(directory), map_size=_FIRST_MAP_BYTES, max_dbs=2, metasync=False)
+        try:
+            self._environment = self._open()
+        except (lmdb.InvalidError, lmdb.CorruptedError):
+            # A disk that was full when the file was made leaves half a header. No seal, so nothing of it counts.
+            (directory / _DATA).unlink()
+            self._environment = self._open()
         self._embeddings = self._environment.open_db(_EMBEDDINGS)
         self._records = self._environment.open_db(_CHUNKS)
         self._keep_only_this_plan(canonical_json(plan.model_dump(mode="json")))
         self.chunks = self._written()
+
+    def _open(self) -> lmdb.Environment:
+        return lmdb.open(str(self._directory), map_size=_FIRST_MAP_BYTES, max_dbs=2, metasync=False)
 
     def _keep_only_this_plan(self, plan: bytes) -> None:
         with self._environment.begin(write=True) as transaction:

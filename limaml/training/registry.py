@@ -8,6 +8,7 @@ import fcntl
 import logging
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -191,9 +192,9 @@ def _create_database(path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
-        making = path.with_name(f".{path.name}.making")
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir()
+        for left in path.parent.glob(f".{path.name}.making-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        making = Path(tempfile.mkdtemp(prefix=f".{path.name}.making-", dir=path.parent))
         try:
             MlflowClient(tracking_uri=f"{_SQLITE}{making}/{path.name}").search_experiments(max_results=1)
             (making / path.name).rename(path)
