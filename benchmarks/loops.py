@@ -17,7 +17,7 @@ def split(rows: Rows) -> list[Rows]:
 def adapt_one(network: Network, support: Rows, steps: int, second_order: bool, direct: bool) -> dict[str, Tensor]:
     """The adapted parameters of one task after its inner steps."""
     parameters = dict(network.meta_block.named_parameters())
-    adapted = {name: parameters[name] for name in network.adapted_names}
+    adapted: dict[str, Tensor] = {name: parameters[name] for name in network.adapted_names}
     if not second_order:
         adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
     for _ in range(steps):

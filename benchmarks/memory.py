@@ -1,26 +1,30 @@
 """Peak memory and time of every stage, each in a process of its own, on a simulated pTap of many members.
 
-    python -m benchmarks.memory [--tasks N] [--seconds LIMIT] [--folder PATH] [--json]
+    python -m benchmarks.memory [--tasks N] [--days N] [--seconds LIMIT] [--folder PATH] [--json]
 
 The network is trained for one epoch, and the gate is loosened so that the pair of so short a training is published:
 what is measured is memory, not the model. `peak` is the process's largest resident set, mapped files included;
 `private` the largest sampled size without them. A run that was stopped goes on where it stood when it is given the same
-folder; stages that are done already then show what it takes to find that out. Linux only.
+folder; stages that are done already then show what it takes to find that out. A member has about 1.3 rows a day. Linux
+only.
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reporting import emit, show
+from limaml.console import configure_logging
+
+log = logging.getLogger("limaml.benchmarks.memory")
 
 DAYS = 17
 TARGET_GIB = 1.5
@@ -36,7 +40,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 
 
-def stages(folder: str, tasks: int) -> dict[str, Callable[[], Any]]:
+def stages(folder: str, tasks: int, days: int = DAYS) -> dict[str, Callable[[], Any]]:
     """The stages of a training run of `tasks` members and the monitoring of its release, in order."""
     from limaml import storage
     from limaml.config import load_application, parse_application
@@ -45,9 +49,12 @@ def stages(folder: str, tasks: int) -> dict[str, Callable[[], Any]]:
     from limaml.workspace import Workspace
 
     content = load_application("ptap").model_dump(mode="json")
-    application = parse_application(content | {k: content[k] | v for k, v in OVERRIDES.items()}, "ptap")
-    spec = SimulationSpec(members=tasks, days=DAYS)
-    as_of = spec.start + timedelta(days=DAYS)
+    # The last three days are validation and test; all others train, and again are what the test day looks back on.
+    past = days - content["windows"]["validation_days"] - content["windows"]["test_days"]
+    overrides = OVERRIDES | {"windows": {"train_days": past, "lookback_days": past}}
+    application = parse_application(content | {k: content[k] | v for k, v in overrides.items()}, "ptap")
+    spec = SimulationSpec(members=tasks, days=days)
+    as_of = spec.end
     place = Workspace(folder, application.name)
     window = training_window(application.windows, as_of)
     splits = training_splits(application.windows, as_of)
@@ -121,9 +128,10 @@ def stages(folder: str, tasks: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def measure(stage: str, folder: str, tasks: int, limit: float) -> dict[str, Any]:
+def measure(stage: str, folder: str, tasks: int, limit: float, days: int = DAYS) -> dict[str, Any]:
     """Run one stage in its own process; `finished` is false where it failed or ran past `limit` seconds."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--stage", stage, "--folder", folder, "--tasks", str(tasks)]
+    size = ["--tasks", str(tasks), "--days", str(days)]
+    command = [sys.executable, "-m", "benchmarks.memory", "--stage", stage, "--folder", folder, *size]
     started, peak, private, stopped = time.monotonic(), 0, 0, False
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
     while True:
@@ -156,17 +164,18 @@ def _memory(pid: int) -> dict[str, int]:
     return {"VmHWM": 0, "RssAnon": 0} | sizes
 
 
-def run(tasks: int = 50_000, seconds: float = 3600.0, folder: str | None = None) -> dict[str, Any]:
+def run(tasks: int = 50_000, seconds: float = 3600.0, folder: str | None = None, days: int = DAYS) -> dict[str, Any]:
     """Every stage's figures, until one does not finish; `seconds` is the limit of all stages together."""
     with tempfile.TemporaryDirectory(prefix="limaml-benchmark-") as own:
         place, started = folder or own, time.monotonic()
         measured: dict[str, Any] = {}
-        for stage in stages(place, tasks):
-            measured[stage] = measure(stage, place, tasks, seconds - (time.monotonic() - started))
+        for stage in stages(place, tasks, days):
+            measured[stage] = measure(stage, place, tasks, seconds - (time.monotonic() - started), days)
+            log.info("%s: %s", stage, measured[stage])
             if not measured[stage]["finished"]:
                 break
     highest = max(figures["peak_gib"] for figures in measured.values())
-    return {"tasks": tasks, "target_gib": TARGET_GIB, "highest_peak_gib": highest, "stages": measured}
+    return {"tasks": tasks, "days": days, "target_gib": TARGET_GIB, "highest_peak_gib": highest, "stages": measured}
 
 
 def rows(result: dict[str, Any]) -> list[list[Any]]:
@@ -187,18 +196,17 @@ def main() -> None:
     """Measure all stages and print what they took; or, as a child, run one."""
     parser = argparse.ArgumentParser(description="Peak memory of every stage.")
     parser.add_argument("--tasks", type=int, default=50_000, help="members of the simulated world")
+    parser.add_argument("--days", type=int, default=DAYS, help="of interactions, at least 4")
     parser.add_argument("--seconds", type=float, default=3600.0, help="limit of all stages together")
     parser.add_argument("--folder", help="where to work, kept; default: a temporary folder")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    configure_logging()
     if options.stage:
-        from limaml.console import configure_logging
-
-        configure_logging()
-        stages(options.folder, options.tasks)[options.stage]()
+        stages(options.folder, options.tasks, options.days)[options.stage]()
         return
-    result = run(options.tasks, options.seconds, options.folder)
+    result = run(options.tasks, options.seconds, options.folder, options.days)
     if options.json:
         emit(result)
         return
