@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -171,3 +172,30 @@ def test_a_full_disk_under_mlflow_is_a_storage_error(disk: Disk) -> None:
     assert not (disk.path / "mlflow.db").exists()
     disk.resize(64 << 20)
     Registry(uri, "small")
+
+
+def test_a_read_only_workspace_is_told_and_a_rerun_ends_well(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "inputs").mkdir()
+    work = _group(tmp_path / "inputs")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
+    with pytest.raises(StorageError, match=f"can't write file://{disk.work}/tasks: the file system is read-only"):
+        work(disk.work, 0)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk.path)], check=True)
+    assert work(disk.work, 0) == work(tmp_path / "roomy", 0)
+
+
+def test_a_run_in_a_full_workspace_exits_5(disk: Disk, tmp_path: Path) -> None:
+    """The lease is the first thing a run writes."""
+    data = write_clean(tmp_path / "data")
+    (disk.path / "old").write_bytes(bytes(PAGE))  # a tmpfs of size 0 is one without a limit
+    disk.fill(0)
+    limaml = Path(sys.executable).parent / "limaml"
+    places = ["--app", "ptap", "--data", data, "--workspace", disk.work]
+    ended = subprocess.run([str(limaml), "run", "train", *map(str, places), "--json"], capture_output=True, text=True)
+    assert ended.returncode == 5, ended.stderr
+    assert ended.stdout == ""
+    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("ERROR ")]
+    assert error.startswith(f"ERROR StorageError: can't create file://{disk.work}/ptap/leases/")
+    assert "the disk is full" in error
+    assert "Traceback" not in ended.stderr
+    assert [path.name for path in disk.path.rglob("*") if path.is_file()] == ["old"]

@@ -64,9 +64,9 @@ def interactions(members: int = 200, per_day: int = 4, seed: int = 0) -> pa.Tabl
     )
 
 
-def group_all(folder: Path, application: Application = APPLICATION) -> TaskSets:
+def group_all(folder: Path, application: Application = APPLICATION, log: pa.Table | None = None) -> TaskSets:
     """Group a log into the task sets of a training run."""
-    rows = interactions()
+    rows = interactions() if log is None else log
     stage = Stage("validated", str(folder / "validated"), application, (), {"rows": rows.num_rows})
 
     def build(directory: Path) -> Manifest:
