@@ -19,9 +19,9 @@ from limaml.config import Application, Gate
 from limaml.data.embedding_files import EmbeddingFiles
 from limaml.data.member_cohorts import cohorts_of_tasks
 from limaml.data.tasks import TaskSet
-from limaml.errors import DataError, GateRefused, IntegrityError
+from limaml.errors import ConfigError, DataError, GateRefused, IntegrityError
 from limaml.manifest import Manifest
-from limaml.model import Model, load_model
+from limaml.model import load_model
 from limaml.stage import Stage, entries
 from limaml.training.evaluation import CHAMPION, INTERCEPT, LIMAML, VANILLA, Scored, score_test, tune_controls
 from limaml.training.gate_page import decision_page, roc_points
@@ -64,7 +64,7 @@ def judge(
         validation, test: URIs of the task sets; controls are tuned on the first, everything is scored on the second.
         output: where the decision is written.
         application: the configuration.
-        tracking_uri: MLflow's; its `champion` alias names the model to beat.
+        tracking_uri: MLflow's; its `champion` alias names the model to beat, where it was trained on the same schema.
         as_of: the run's logical date.
         data: data root with `truth/`, `visits/` and `signups/`, each used where it exists.
         raise_on_refusal: end a refusal with GateRefused, after everything is written.
@@ -100,12 +100,19 @@ def judge(
         vanilla = load_model(model, application, algorithm="vanilla")
         incumbent = registry.by_alias(CHAMPION_ALIAS)
         same = incumbent is not None and incumbent.model_version == challenger.version
-        champion = None if incumbent is None or same else _champion(incumbent.uri, application)
+        champion, incomparable = None, []
+        if incumbent is not None and not same:
+            try:
+                champion = load_model(incumbent.uri, application)
+            except ConfigError as error:
+                log.warning("gate: %s", error)
+                text = f"champion {incumbent.model_version} not compared: trained on other task keys or features"
+                incomparable = [Check("the champion", None, -application.gate.maximum_drop_to_champion, True, text)]
         tuned = tune_controls(vanilla, validation_set, application.embeddings.finetune_steps)
         scored = score_test(challenger, vanilla, files, test_set, tuned, champion, _truth(data, split))
         cohorts = cohorts_of_tasks(application, scored.task_ids, data, split.boundary_time or split.window.start_time)
         table = figures(scored, cohorts)
-        checks = _checks(table, scored, application.gate)
+        checks = _checks(table, scored, application.gate) + incomparable
         promoted = all(check.passed for check in checks)
         details = {
             "promoted": promoted,
@@ -145,11 +152,6 @@ def _model_fingerprint(model: str) -> str:
     from limaml.manifest import read_manifest
 
     return read_manifest(model, kind="model").fingerprint
-
-
-def _champion(uri: str, application: Application) -> Model:
-    """The champion, to be scored on the same rows; one trained on another schema can't be, and says so."""
-    return load_model(uri, application)
 
 
 def _truth(data: str | None, split: TaskSplit) -> dict[int, float] | None:

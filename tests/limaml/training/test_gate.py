@@ -90,6 +90,29 @@ def test_the_life_of_champions(bench: Bench) -> None:
         bench.judge(third, third_uri, first_embeddings)
 
 
+def test_a_champion_of_another_schema_does_not_block_its_successor(bench: Bench, tmp_path: Path) -> None:
+    """A new feature is a reason to train again; the old champion can't read it, and vanilla is still to be beaten."""
+    features = APPLICATION.features
+    slimmer = APPLICATION.model_copy(update={"features": features.model_copy(update={"meta": features.meta[:2]})})
+    sets = group_all(tmp_path, slimmer)
+    old = (
+        bench.aliases()[CHAMPION]
+        or bench.judge(*(pair := bench.train(seed=0)), bench.embed(*pair)).details["model_version"]
+    )
+    made = train_model(sets.train, sets.validation, str(tmp_path / "model"), slimmer, bench.tracking, AS_OF)
+    uri = made.details["uri"]
+    generate_embeddings(uri, sets.test, str(tmp_path / "embeddings"), slimmer, AS_OF)
+    decision = judge(
+        uri, str(tmp_path / "embeddings"), sets.validation, sets.test, str(tmp_path / "decision"), slimmer,
+        bench.tracking, AS_OF,
+    )  # fmt: skip
+    assert decision.details["champion"] is None
+    assert f"champion {old} not compared: trained on other task keys or features" in decision.details["reasons"]
+    assert bench.aliases() == {
+        CHALLENGER: made.details["model_version"], CHAMPION: made.details["model_version"], PREVIOUS: old,
+    }  # fmt: skip
+
+
 def test_roc_points_lie_on_scikit_learn_s_curve() -> None:
     random = np.random.default_rng(0)
     label = (random.random(300) < 0.4).astype(int)
