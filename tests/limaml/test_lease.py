@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from limaml import lease, storage
-from limaml.errors import LeaseHeld
+from limaml.errors import LeaseHeld, StorageError
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -64,6 +64,24 @@ def test_it_is_renewed_while_held(uri: str, monkeypatch: pytest.MonkeyPatch) -> 
         while json.loads(storage.read_bytes(uri))["renewed_at"] == first:
             assert time.monotonic() < deadline, "never renewed"
             time.sleep(0.01)
+
+
+def test_a_disk_full_for_a_while_does_not_end_the_renewing(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    write, failures = storage.write_bytes, iter(range(3))
+
+    def full_at_first(uri: str, data: bytes) -> None:
+        if next(failures, None) is not None:
+            raise StorageError("the disk is full")
+        write(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", full_at_first)
+    with lease.hold(uri, "run"):
+        first = json.loads(storage.read_bytes(uri))["renewed_at"]
+        deadline = time.monotonic() + 10
+        while json.loads(storage.read_bytes(uri))["renewed_at"] == first:
+            assert time.monotonic() < deadline, "never renewed again"
+            time.sleep(0.02)
 
 
 def test_a_lost_lease_is_not_deleted_under_its_new_holder(uri: str) -> None:
