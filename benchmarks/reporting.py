@@ -54,7 +54,10 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    console.print(table)
 
 
 def emit(result: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ def test_loop_over_tasks_makes_the_same_embeddings(adapted: str):
 
 
 def test_training_figures():
-    result = training.run(repeats=1, tasks=4, fit_tasks=140)
+    result = training.run(repeats=1, tasks=4, fit_tasks=20)
     for figures in (result, result["embedding"]):
         assert {"n1_direct", "n1_full", "n3_direct", "n3_full", "n5_direct", "n5_full", "as_configured"} == set(
             figures["ratio_to_vanilla"]
