@@ -26,7 +26,7 @@ from benchmarks.loops import loop_loss, split
 from benchmarks.reporting import emit, interleaved, ratio, show, single_thread
 from limaml.learning.network import Network
 from limaml.learning.objective import limaml_loss, vanilla_loss
-from limaml.learning.rows import rows_of, support_and_query
+from limaml.learning.rows import Rows, rows_of, support_and_query
 
 SUPPORT, QUERY = 24, 8
 STEPS = (1, 3, 5)
@@ -40,21 +40,22 @@ def steps(adapted: str, tasks: int = 128) -> dict[str, Callable[[], None]]:
     batch = inputs.batch(tasks, SUPPORT, QUERY)
     rows, (support, query) = rows_of(batch), support_and_query(batch)
     pairs = list(zip(split(support), split(query), strict=True))
-    weight = app.training.unadapted_loss_weight
     losses: dict[str, Callable[[Network], Tensor]] = {"vanilla": lambda net: vanilla_loss(net, rows)}
     for gradient in GRADIENTS:
-        for n in STEPS:
-            losses[f"n{n}_{gradient}"] = partial(_ours, support, query, n, gradient, 0.0)
+        for count in STEPS:
+            losses[f"n{count}_{gradient}"] = partial(_ours, support, query, count, gradient)
         losses[f"loop_n1_{gradient}"] = partial(_loop, pairs, 1, gradient)
-    losses["as_configured"] = partial(_ours, support, query, app.training.inner_steps, "full", weight)
+    options = app.training
+    how = (options.inner_steps, options.global_gradient, options.unadapted_loss_weight)
+    losses["as_configured"] = lambda net: limaml_loss(net, support, query, *how, rows)
     return {name: _step(inputs.network(app), loss) for name, loss in losses.items()}
 
 
-def _ours(support: Any, query: Any, n: int, gradient: str, weight: float, network: Network) -> Tensor:
-    return limaml_loss(network, support, query, n, gradient, weight)
+def _ours(support: Rows, query: Rows, n: int, gradient: str, network: Network) -> Tensor:
+    return limaml_loss(network, support, query, n, gradient)
 
 
-def _loop(pairs: list, n: int, gradient: str, network: Network) -> Tensor:
+def _loop(pairs: list[tuple[Rows, Rows]], n: int, gradient: str, network: Network) -> Tensor:
     return loop_loss(network, pairs, n, gradient)
 
 
@@ -82,7 +83,7 @@ def fit_speed(tasks: int) -> dict[str, float]:
         speed = {}
         for algorithm in ("vanilla", "limaml"):
             checkpoint = Path(folder) / f"{algorithm}.safetensors"
-            (epoch,) = fit(inputs.network(app), algorithm, task_set, task_set, app.training, 3, checkpoint)
+            (epoch,) = fit(inputs.network(app), algorithm, task_set, task_set, app.training, app.embeddings, checkpoint)
             speed[algorithm] = round(epoch.tasks_per_second, 1)
     return speed
 

@@ -41,7 +41,7 @@ def validate_data(
 
     with Step():
         app = application_from_json(application)
-        as_of = windows.resolve_run_date(run_date)
+        as_of = windows.resolve_run_date(run_date, app.windows.utc_offset_hours)
         if purpose == "train":
             window = windows.training_window(app.windows, as_of)
         else:

@@ -109,7 +109,9 @@ class Windows(Section):
     """Which days are for what. Train < validation < test; a run's date is the first day not used."""
 
     train_days: int = Field(default=14, ge=1)
-    validation_days: int = Field(default=2, ge=2, description="older half adapts, newer half scores, to choose θ")
+    validation_days: int = Field(
+        default=2, ge=2, description="the newer half is scored to choose θ, the older half is the gap before it"
+    )
     test_days: int = Field(default=1, ge=1, description="what the gate scores")
     lookback_days: int = Field(default=14, ge=1, description="recent window an embedding is fine-tuned on (X)")
     utc_offset_hours: int = Field(
@@ -138,7 +140,7 @@ class Grouping(Section):
     buckets: int = Field(
         default=32, ge=1, description="more buckets, less memory: one bucket is sorted in memory at a time"
     )
-    shards: int = Field(default=8, ge=1, description="files a task set is written to; whole tasks by hash")
+    shards: int = Field(default=8, ge=1, le=512, description="files a task set is written to; whole tasks by hash")
 
 
 class Network(Section):
@@ -184,7 +186,7 @@ class Training(Section):
     )
     patience: int = Field(default=3, ge=1, description="epochs without a better validation AUC before stopping")
     checkpoint_steps: int = Field(default=500, ge=1, description="outer steps between checkpoints")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's choice")
 

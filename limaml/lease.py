@@ -102,20 +102,18 @@ def _alive(lease: dict) -> bool:
 
 
 def _read(uri: str) -> dict | None:
-    try:
-        return json.loads(storage.read_bytes(uri))
-    except LimamlError:
-        return None
+    """What the file at `uri` says, or None where there is none; a failed read is an error, not an absence."""
+    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
 
 
 def _renew(uri: str, holder: str, token: str, stop: threading.Event) -> None:
     while not stop.wait(RENEW_SECONDS):
-        current = _read(uri)
-        if current is None or current["token"] != token:
-            log.error("lost the lease %s", uri)
-            return
         try:
+            current = _read(uri)
+            if current is None or current["token"] != token:
+                log.error("lost the lease %s: another run may be working on the same date", uri)
+                return
             storage.write_bytes(uri, _body(holder, token))
         except LimamlError as error:
-            # A disk that is full for a minute is no reason to stop renewing: the next minute may be in time.
+            # A disk that is full or a store that is slow for a minute is no reason to stop: the next may be in time.
             log.warning("can't renew the lease: %s", error)

@@ -8,14 +8,14 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from limaml import storage
 from limaml.errors import DataError, IntegrityError
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class FileEntry(BaseModel):
@@ -34,7 +34,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     kind: str
     application: str
     fingerprint: str
@@ -47,8 +47,9 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything but the time of writing: equal digests mean equal content."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"created_at"}))).hexdigest()
+        """SHA-256 of what was written, not of what it was made from or when: equal digests mean equal content."""
+        made_from = {"created_at", "inputs", "fingerprint", "config_hash"}
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude=made_from))).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
@@ -91,7 +92,10 @@ def read_manifest(uri: str, kind: str | None = None) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(storage.read_bytes(location))
     except ValidationError as error:
-        raise DataError(f"{location}: not a manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
+        raise DataError(
+            f"{location}: not a manifest of format {FORMAT}: {error.errors()[0]['msg']}; "
+            f"delete {uri} to have it made anew"
+        ) from error
     if kind is not None and manifest.kind != kind:
         raise DataError(f"{location}: holds {manifest.kind!r}, but {kind!r} is needed here")
     return manifest

@@ -4,6 +4,7 @@
 an inner loop), `model.json` (network, feature statistics, configuration) and a manifest. Nothing in it is executable.
 """
 
+import copy
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -34,6 +35,8 @@ Codes = npt.NDArray[np.int64]
 _WEIGHTS: dict[str, str] = {"limaml": "theta.safetensors", "vanilla": "vanilla.safetensors"}
 _DESCRIPTION = "model.json"
 _DEFAULT_EMBEDDING = "default_embedding"
+# What a model needs to know of its application: others may change their fields without making it unreadable.
+_SECTIONS = {"name", "title", "task", "features", "network", "training", "embeddings"}
 
 
 def network_spec(application: Application) -> NetworkSpec:
@@ -125,7 +128,7 @@ def save_model(
     description = {
         "format": 1,
         "version": version,
-        "application": application.model_dump(mode="json"),
+        "application": application.model_dump(mode="json", include=_SECTIONS),
         "meta": asdict(meta),
         "other": asdict(other),
     }
@@ -139,12 +142,13 @@ def save_model(
 
 @torch.no_grad()
 def _default_embedding(network: Network) -> Tensor:
-    """The un-adapted embedding of a member with average numeric features and unknown categories."""
+    """The un-adapted embedding of a member of whom nothing is known: every meta feature null."""
+    network = copy.deepcopy(network).to("cpu")
     encoder = network.meta_encoder
     numeric = torch.full((1, len(encoder.mean)), torch.nan)
     category = torch.zeros((1, len(encoder.tables)), dtype=torch.int64)
-    x_1M = encoder.to("cpu")(numeric, category)
-    return network.meta_block.to("cpu")(x_1M)[0].contiguous()
+    x_1M = encoder(numeric, category)
+    return network.meta_block(x_1M)[0].contiguous()
 
 
 def load_model(
@@ -163,8 +167,10 @@ def load_model(
     if description.get("format") != 1:
         raise DataError(f"{uri}: model format {description.get('format')!r} is not known to this version")
     trained = parse_application(description["application"], f"{uri}/{_DESCRIPTION}")
-    if application is not None:
-        _check_schema(uri, trained, application)
+    if application is not None and (changes := schema_changes(trained, application)):
+        raise ConfigError(
+            f"the model {uri} does not fit the configuration; train again or restore it\n  " + "\n  ".join(changes)
+        )
     meta, other = (FeatureStatistics(**description[block]) for block in ("meta", "other"))
     network = Network(network_spec(trained), meta, other)
     tensors = load_tensors(storage.read_bytes(storage.join(uri, _WEIGHTS[algorithm])))
@@ -174,7 +180,9 @@ def load_model(
     return Model(description["version"], manifest.digest, trained, algorithm, network, _numpy(default))
 
 
-def _check_schema(uri: str, trained: Application, wanted: Application) -> None:
+def schema_changes(trained: Application, wanted: Application) -> list[str]:
+    """How the task keys or features one application was trained with differ from another's; empty where they fit."""
+
     def names(application: Application) -> dict[str, Any]:
         return {
             "task.keys": list(application.task.keys),
@@ -183,15 +191,11 @@ def _check_schema(uri: str, trained: Application, wanted: Application) -> None:
         }
 
     before, now = names(trained), names(wanted)
-    changed = [
+    return [
         f"{field}: trained with {before[field]}, configured {now[field]}"
         for field in now
         if before[field] != now[field]
     ]
-    if changed:
-        raise ConfigError(
-            f"the model {uri} does not fit the configuration; train again or restore it\n  " + "\n  ".join(changed)
-        )
 
 
 def _numpy(tensor: Tensor) -> Floats:

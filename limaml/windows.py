@@ -70,22 +70,23 @@ class TaskSplit(BaseModel):
 def training_splits(windows: Windows, as_of: date) -> dict[str, TaskSplit]:
     """The task sets of a training run: `train`, `validation` and `test`, in temporal order.
 
-    Validation adapts on its older half and scores its newer half, so that θ is chosen with a gap in time; test adapts
-    on the `lookback_days` before it, exactly as a daily refresh on that day would have.
+    Validation scores its newer half and test all its days; both adapt on the `lookback_days` before what they score,
+    exactly as a daily refresh on that day would have. θ trains on no row of the validation days, and between the last
+    row it trains on and the first it is chosen by lies a gap in time.
     """
     test = as_of - timedelta(days=windows.test_days)
     validation = test - timedelta(days=windows.validation_days)
     train = validation - timedelta(days=windows.train_days)
     middle = validation + timedelta(days=windows.validation_days // 2)
-    recent = test - timedelta(days=windows.lookback_days)
+    lookback = timedelta(days=windows.lookback_days)
 
     def window(start: date, end: date) -> Window:
         return Window(start=start, end=end, utc_offset_hours=windows.utc_offset_hours)
 
     return {
         "train": TaskSplit(name="train", window=window(train, validation)),
-        "validation": TaskSplit(name="validation", window=window(validation, test), boundary=middle),
-        "test": TaskSplit(name="test", window=window(recent, as_of), boundary=test),
+        "validation": TaskSplit(name="validation", window=window(max(train, middle - lookback), test), boundary=middle),
+        "test": TaskSplit(name="test", window=window(test - lookback, as_of), boundary=test),
     }
 
 
@@ -110,19 +111,21 @@ def day_start(day: date, utc_offset_hours: int) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=utc_offset_hours)
 
 
-def resolve_run_date(text: str, today: date | None = None) -> date:
+def resolve_run_date(text: str, utc_offset_hours: int = 0, now: datetime | None = None) -> date:
     """The logical date of a run from a pipeline parameter.
 
-    An empty text, or a schedule placeholder the backend left unexpanded (it contains `[[`), means today in UTC; an ISO
-    date or timestamp means its date.
+    An empty text, or a schedule placeholder the backend left unexpanded (it contains `[[`), means the logical day that
+    has begun; an ISO date means itself; a timestamp (UTC where it names no offset) means the logical day it lies in.
 
     Raises:
         ConfigError: the text is none of these.
     """
     text = text.strip()
-    if not text or "[[" in text:
-        return today or datetime.now(UTC).date()
     try:
-        return date.fromisoformat(text[:10]) if len(text) == 10 else datetime.fromisoformat(text).date()
+        if len(text) == 10:
+            return date.fromisoformat(text)
+        moment = (now or datetime.now(UTC)) if not text or "[[" in text else datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(f"run date {text!r} is neither a date like 2026-01-31 nor empty (today)") from error
+    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment + timedelta(hours=utc_offset_hours)).date()

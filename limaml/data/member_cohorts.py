@@ -5,6 +5,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from limaml import schema, storage
 from limaml.cohorts import OTHER, cohort_sql
@@ -29,6 +30,7 @@ def cohorts_of_tasks(
     place = keys.index(member)
     members = [schema.split_task_id(text)[place] for text in task_ids]
     with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")  # or weeks would be counted across this machine's clock changes
         connection.register("visits", _read(storage.join(data, "visits"), schema.VISIT_TIME))
         connection.register("signups", _read(storage.join(data, "signups"), schema.SIGNUP_TIME))
         connection.register("wanted", pa.table({"place": np.arange(len(members)), "member": members}))
@@ -46,11 +48,9 @@ def cohorts_of_tasks(
     return np.array([row[0] for row in rows] or [OTHER][:0], dtype=np.str_)
 
 
-def _read(uri: str, time_column: str) -> pa.Table:
-    import pyarrow.dataset as ds
-
+def _read(uri: str, time_column: str) -> ds.Dataset | pa.Table:
     fs, _ = storage.filesystem(uri)
     paths = [info.path for info in storage.list_files(uri, ".parquet")]
     if not paths:
         return pa.table({schema.MEMBER: pa.array([], pa.int64()), time_column: pa.array([], schema.TIMESTAMP)})
-    return ds.dataset(paths, filesystem=fs, format="parquet").to_table(columns=[schema.MEMBER, time_column])
+    return ds.dataset(paths, filesystem=fs, format="parquet")

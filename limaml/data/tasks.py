@@ -191,12 +191,15 @@ class TaskSet:
         """How many batches an epoch has."""
         return -(-self.tasks // tasks_per_batch)
 
-    def batches(self, tasks_per_batch: int, seed: int | None = None, epoch: int = 0) -> Iterator[TaskBatch]:
+    def batches(
+        self, tasks_per_batch: int, seed: int | None = None, epoch: int = 0, by_length: bool = False
+    ) -> Iterator[TaskBatch]:
         """Every task once, in batches of `tasks_per_batch` (the last one may be smaller).
 
         Without a seed tasks come in the order of the files. With one they are shuffled by (seed, epoch): row groups of
-        all shards in random order, the tasks of a pool of them at random, each batch made of tasks of similar length,
-        batches in random order. Memory is bounded by the pool.
+        all shards in random order, the tasks of a pool of them at random; `by_length` fills each batch with tasks of
+        similar length, batches in random order, which saves padding where there is any and costs accuracy, since no
+        batch then looks like the data. Memory is bounded by the pool.
         """
         if not self.tasks:
             return
@@ -206,7 +209,8 @@ class TaskSet:
             pool = TaskBatch.concatenate([*carried, *loaded])
             full = pool.tasks // tasks_per_batch * tasks_per_batch
             order = np.arange(pool.tasks) if generator is None else generator.permutation(pool.tasks)
-            for chosen in _cut(order[:full], pool.lengths, tasks_per_batch, generator):
+            lengths = pool.lengths if by_length else None
+            for chosen in _cut(order[:full], lengths, tasks_per_batch, generator):
                 yield pool.take(chosen)
             carried = [pool.take(order[full:])] if full < pool.tasks else []
         yield from carried
@@ -235,12 +239,12 @@ class TaskSet:
 
 def _cut(
     order: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64] | None,
     tasks_per_batch: int,
     generator: np.random.Generator | None,
 ) -> list[npt.NDArray[np.int64]]:
-    """Batches of task indices; shuffled ones hold similar lengths and come in random order."""
-    if generator is None:
+    """Batches of task indices; where lengths are given, shuffled ones hold similar lengths and come in random order."""
+    if generator is None or lengths is None:
         return list(order.reshape(-1, tasks_per_batch))
     # Sorted within parts of the pool, not all of it: the longest tasks do not meet in one batch epoch after epoch.
     step = POOL_BATCHES * tasks_per_batch

@@ -3,6 +3,8 @@
 Shapes are those of `limaml.learning.rows`.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -16,11 +18,13 @@ def task_loss(network: Network, logit_R: Tensor, rows: Rows, shrinkage: float | 
     """[T] inner losses: each task's summed cross-entropy over its samples, or over (samples + κ) where shrunk.
 
     Eq. (1) of the paper prints the cross-entropy without its minus sign; this is the loss that is minimized. A task
-    without samples has loss 0, hence no gradient. `shrinkage` replaces the network's own κ.
+    without samples has loss 0, hence no gradient. `shrinkage` is a κ to use instead of the network's own loss.
     """
     sum_T = rows.sum_by_task(F.binary_cross_entropy_with_logits(logit_R, rows.label_R, reduction="none"))
+    if shrinkage is not None:
+        return sum_T / (rows.count_T + shrinkage)
     if network.spec.inner_loss == "shrunk":
-        return sum_T / (rows.count_T + (network.log_shrinkage.exp() if shrinkage is None else shrinkage))
+        return sum_T / (rows.count_T + network.log_shrinkage.exp())
     return sum_T / rows.count_T.clamp(min=1)
 
 
@@ -93,3 +97,21 @@ def embed(network: Network, support: Rows, steps: int, pooling: str = "latest") 
             weight_R = F.cosine_similarity(embedding_RW, latest_TW[support.task_R]).clamp(min=0)
         total_TW = torch.zeros_like(latest_TW).index_add(0, support.task_R, weight_R[:, None] * embedding_RW)
         return total_TW / support.sum_by_task(weight_R)[:, None]
+
+
+def served_logit(network: Network, support: Rows, query: Rows, steps: int, pooling: str = "latest") -> Tensor:
+    """[R] logits of query rows as they would be served: the global block on each task's stored embedding.
+
+    A task without support rows has none, and gets the un-adapted meta block on the query row's own meta features.
+    """
+    has_T = support.count_T > 0
+    number_T = has_T.cumsum(0) - 1
+    kept = replace(support, task_R=number_T[support.task_R], tasks=int(has_T.sum()))
+    with torch.no_grad():
+        x_RM, z_RO = network.encode(query)
+        embedding_RW = network.meta_block(x_RM)
+        if kept.tasks:
+            stored_TW = embed(network, kept, steps, pooling)
+            row_R = has_T[query.task_R]
+            embedding_RW[row_R] = stored_TW[number_T[query.task_R[row_R]]]
+        return network.global_block(z_RO, embedding_RW)

@@ -36,26 +36,31 @@ def fit_statistics(
 ) -> FeatureStatistics:
     """One streaming pass over (numeric [R, n], category [R, c]) arrays.
 
-    The vocabulary keeps the most frequent codes, ties by code, so that the order of batches does not matter.
+    The vocabulary keeps the most frequent codes, ties by code, so that the order of batches does not matter. Memory
+    holds a counter for every distinct code.
     """
     log_n = np.asarray(log, dtype=bool)
-    count, total, square = (np.zeros(len(log_n)) for _ in range(3))
+    count, mean, spread = (np.zeros(len(log_n)) for _ in range(3))
     nulls = np.zeros(len(log_n), dtype=np.int64)
     counters: list[Counter[int]] = [Counter() for _ in vocabulary_sizes]
     for numeric, category in batches:
         value = _signed_log(numeric.astype(np.float64), log_n)
         seen = ~np.isnan(value)
-        value = np.where(seen, value, 0.0)
-        count += seen.sum(0)
-        total += value.sum(0)
-        square += (value * value).sum(0)
+        # Batches are merged by their own means and squared deviations, which keeps far-from-zero features exact.
+        here = seen.sum(0)
+        here_mean = np.where(seen, value, 0.0).sum(0) / np.maximum(here, 1)
+        shift = np.where(here > 0, here_mean - mean, 0.0)
+        spread += (np.where(seen, value - here_mean, 0.0) ** 2).sum(0)
+        spread += shift**2 * count * here / np.maximum(count + here, 1)
+        mean += shift * here / np.maximum(count + here, 1)
+        count += here
         nulls += (~seen).sum(0)
         for column, counter in enumerate(counters):
             codes, times = np.unique(category[:, column], return_counts=True)
             counter.update(dict(zip(codes.tolist(), times.tolist(), strict=True)))
-    mean = total / np.maximum(count, 1)
-    deviation = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean * mean, 0.0))
-    scale = np.where(deviation > 1e-6 * (1.0 + np.abs(mean)), deviation, 1.0)
+    deviation = np.sqrt(spread / np.maximum(count, 1))
+    # What is left of rounding is not a spread.
+    scale = np.where(deviation > 1e-9 * (1.0 + np.abs(mean)), deviation, 1.0)
     vocabulary = []
     for counter, size in zip(counters, vocabulary_sizes, strict=True):
         counter.pop(0, None)

@@ -21,19 +21,18 @@ def limaml_loss(
     steps: int,
     global_gradient: str = "full",
     unadapted_weight: float = 0.0,
+    rows: Rows | None = None,
 ) -> Tensor:
     """Mean cross-entropy over query rows after each task's adaptation (Alg. 2a, lines 10-13).
 
-    With `unadapted_weight`, the un-adapted network's loss on all rows is added, so that members without samples, who
-    meet θ_meta as it is, stay well served.
+    With `unadapted_weight`, the un-adapted network's mean loss on `rows` (all rows of the batch, those of dropped
+    support sets included) is added, so that members without samples, who meet θ_meta as it is, stay well served.
     """
     adapted = adapt(network, support, steps, second_order=True, global_gradient=global_gradient)
     loss = F.binary_cross_entropy_with_logits(network(query, adapted), query.label_R)
-    if unadapted_weight == 0:
+    if unadapted_weight == 0 or rows is None:
         return loss
-    logit_R = torch.cat([network(support), network(query)])
-    label_R = torch.cat([support.label_R, query.label_R])
-    return loss + unadapted_weight * F.binary_cross_entropy_with_logits(logit_R, label_R)
+    return loss + unadapted_weight * vanilla_loss(network, rows)
 
 
 def drop_support(support: Rows, share: float, generator: torch.Generator) -> Rows:

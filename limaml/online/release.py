@@ -52,6 +52,10 @@ def publish(embeddings: str, store_url: str, application: Application, decision:
         # A late rerun of an earlier day must not take today's embeddings away.
         log.warning("publish: kept release %d of %s, newer than %s", serving.number, serving.as_of, plan.as_of)
         return serving
+    if serving is not None and any(past.generation == plan.name for past in store.releases()):
+        # A rerun of a training run whose model was replaced or rolled back since must not bring it back.
+        log.warning("publish: kept release %d, which came after generation %s", serving.number, plan.name)
+        return serving
     verify_files(embeddings, manifest)
     uris = [file_uri(embeddings, entry) for entry in manifest.files]
     sealed = store.sealed(plan.name) or _write(store, plan, uris)
@@ -95,7 +99,7 @@ def rollback(store: Store) -> Release:
     if store.sealed(target.generation) is None:
         raise StoreError(
             f"{store.url}: generation {target.generation} of release {target.number} was collected; "
-            "publish its embeddings again, and raise store.keep_generations to go back further next time"
+            "raise store.keep_generations to be able to go back further next time"
         )
     restored = target.model_copy(
         update={"number": serving.number + 1, "rollback_from": serving.number, "published_at": datetime.now(UTC)}

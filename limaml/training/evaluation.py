@@ -1,8 +1,8 @@
 """Scores of every algorithm on the same test rows: what the gate judges and the docs report.
 
-LiMAML is scored as it would be served: the global block on the *generated* embeddings, the un-adapted meta block for
-tasks without one. Fine-tuning strength of the two controls is chosen on validation, where an early part adapts and a
-later part scores.
+LiMAML is scored as it would be served: the global block on the *generated* embeddings, rounded as the store rounds
+them, the un-adapted meta block for tasks without one. The champion is scored alike, on embeddings of its own. The two
+controls are favoured: they keep live meta features, and their strength is chosen on validation.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from limaml.data.batches import TaskBatch
 from limaml.data.embedding_files import EmbeddingFiles
 from limaml.data.tasks import TaskSet
 from limaml.errors import DataError
-from limaml.learning.adaptation import adapt
+from limaml.learning.adaptation import adapt, served_logit
 from limaml.learning.baselines import task_intercept
 from limaml.learning.rows import Rows, support_and_query
 from limaml.model import Model
@@ -27,9 +27,9 @@ from limaml.training.metrics import auc
 
 log = logging.getLogger(__name__)
 
-RATES = (0.3, 1.0, 3.0, 10.0)
-SHRINKAGES = (3.0, 10.0)
-RIDGES = (1.0, 3.0, 10.0, 30.0)
+RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
+SHRINKAGES = (3.0, 10.0, 30.0, 100.0)
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
 TASKS_PER_BATCH = 512
 
 VANILLA = "vanilla"
@@ -81,7 +81,9 @@ def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
                 logits.append(score(support, query, value).cpu().numpy())
                 labels.append(query.label_R.cpu().numpy())
             results[value] = auc(np.concatenate(labels), np.concatenate(logits)) or 0.0
-        return max(results, key=results.__getitem__)
+        chosen = max(results, key=results.__getitem__)
+        log.info("tuned on validation: %s, AUC %.4f", chosen, results[chosen])
+        return chosen
 
     with torch.no_grad():
         strengths = itertools.product(RATES, SHRINKAGES)
@@ -89,9 +91,7 @@ def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
         return Tuned(rate, shrinkage, best(RIDGES, lambda s, q, ridge: _intercept(vanilla, s, q, ridge)))
 
 
-def _finetuned(
-    model: Model, support: Rows, query: Rows, steps: int, rate: float | None = None, shrinkage: float | None = None
-) -> torch.Tensor:
+def _finetuned(model: Model, support: Rows, query: Rows, steps: int, rate: float, shrinkage: float) -> torch.Tensor:
     adapted = adapt(model.network, support, steps, rate=rate, shrinkage=shrinkage)
     with torch.no_grad():
         return model.network(query, adapted)
@@ -108,17 +108,20 @@ def score_test(
     embeddings: EmbeddingFiles,
     test: TaskSet,
     tuned: Tuned,
+    store_dtype: str,
     champion: Model | None = None,
     truth: dict[int, float] | None = None,
 ) -> Scored:
     """Score the query rows of a test set with every algorithm.
 
-    `champion` is adapted on the same support rows with its own θ. `truth` maps row ids to true probabilities.
+    `store_dtype` is the precision embeddings are served in. `champion` makes its own embeddings from the same support
+    rows. `truth` maps row ids to true probabilities.
 
     Raises:
         DataError: the test set has no query rows, or truth lacks one of them.
     """
     place, vectors = embeddings.lookup()
+    vectors = vectors.astype(store_dtype).astype(np.float32)
     parts: dict[str, list[npt.NDArray]] = {}
     labels, tasks, samples, task_ids = [], [], [], []
     for batch in test.batches(TASKS_PER_BATCH):
@@ -139,8 +142,9 @@ def score_test(
         scores[VANILLA_FINETUNED] = torch.sigmoid(finetuned).cpu().numpy()
         scores |= _as_served(limaml, batch, is_query, place, vectors)
         if champion is not None:
-            steps = champion.application.embeddings.finetune_steps
-            scores[CHAMPION] = torch.sigmoid(_finetuned(champion, support, query, steps)).cpu().numpy()
+            options = champion.application.embeddings
+            logit_R = served_logit(champion.network, support, query, options.finetune_steps, options.pooling)
+            scores[CHAMPION] = torch.sigmoid(logit_R).cpu().numpy()
         if truth is not None:
             scores[BEST_POSSIBLE] = _true_probability(batch, is_query, truth)
         for name, score in scores.items():

@@ -19,9 +19,9 @@ from limaml.config import Application, Gate
 from limaml.data.embedding_files import EmbeddingFiles
 from limaml.data.member_cohorts import cohorts_of_tasks
 from limaml.data.tasks import TaskSet
-from limaml.errors import ConfigError, DataError, GateRefused, IntegrityError
-from limaml.manifest import Manifest
-from limaml.model import load_model
+from limaml.errors import DataError, GateRefused, IntegrityError
+from limaml.manifest import Manifest, read_manifest
+from limaml.model import load_model, schema_changes
 from limaml.stage import Stage, entries
 from limaml.training.evaluation import CHAMPION, INTERCEPT, LIMAML, VANILLA, Scored, score_test, tune_controls
 from limaml.training.gate_page import decision_page, roc_points
@@ -74,7 +74,7 @@ def judge(
         IntegrityError: the embeddings were made by another model.
     """
     from limaml.training.registry import CHAMPION as CHAMPION_ALIAS
-    from limaml.training.registry import Registry
+    from limaml.training.registry import PREVIOUS, Registry
 
     challenger = load_model(model, application)
     files = EmbeddingFiles(embeddings)
@@ -88,37 +88,39 @@ def judge(
     registry = Registry(tracking_uri, application.name)
     run_id = registry.run_of(_model_fingerprint(model))
     version = registry.register(challenger.version, model, run_id)
+    incumbent = registry.by_alias(CHAMPION_ALIAS)
+    if incumbent is not None and incumbent.model_version == challenger.version:
+        # Judged again after its promotion, a model meets the one it replaced then.
+        incumbent = registry.by_alias(PREVIOUS)
+    champion = None if incumbent is None else load_model(incumbent.uri)
     inputs = {
+        "champion": None if champion is None else champion.digest,
+        "data": _listing(data),
         "model": challenger.digest,
         "embeddings": files.manifest.digest,
         "validation": validation_set.manifest.digest,
         "test": test_set.manifest.digest,
     }
-    stage = Stage("decision", output, application, ("gate",), inputs)
+    stage = Stage("decision", output, application, ("gate", "embeddings", "store"), inputs)
 
     def build(directory: Path) -> Manifest:
         vanilla = load_model(model, application, algorithm="vanilla")
-        incumbent = registry.by_alias(CHAMPION_ALIAS)
-        same = incumbent is not None and incumbent.model_version == challenger.version
-        champion, incomparable = None, []
-        if incumbent is not None and not same:
-            try:
-                champion = load_model(incumbent.uri, application)
-            except ConfigError as error:
-                log.warning("gate: %s", error)
-                text = f"champion {incumbent.model_version} not compared: trained on other task keys or features"
-                incomparable = [Check("the champion", None, -application.gate.maximum_drop_to_champion, True, text)]
         tuned = tune_controls(vanilla, validation_set, application.embeddings.finetune_steps)
-        scored = score_test(challenger, vanilla, files, test_set, tuned, champion, _truth(data, split))
+        comparable = None if champion is None or schema_changes(champion.application, application) else champion
+        truth = _truth(application, data, split)
+        scored = score_test(challenger, vanilla, files, test_set, tuned, application.store.dtype, comparable, truth)
         cohorts = cohorts_of_tasks(application, scored.task_ids, data, split.boundary_time or split.window.start_time)
         table = figures(scored, cohorts)
-        checks = _checks(table, scored, application.gate) + incomparable
+        checks = _checks(table, scored, application.gate)
+        if champion is not None and comparable is None:
+            text = f"champion {champion.version} not compared: trained on other task keys or features"
+            checks.append(Check("the champion", None, -application.gate.maximum_drop_to_champion, True, text))
         promoted = all(check.passed for check in checks)
         details = {
             "promoted": promoted,
             "model_version": challenger.version,
             "embeddings_digest": files.manifest.digest,
-            "champion": champion.version if champion is not None else None,
+            "champion": comparable.version if comparable is not None else None,
             "as_of": as_of.isoformat(),
             "checks": [vars(check) for check in checks],
             "reasons": [check.text for check in checks if not check.passed] or [check.text for check in checks],
@@ -149,14 +151,24 @@ def judge(
 
 
 def _model_fingerprint(model: str) -> str:
-    from limaml.manifest import read_manifest
-
     return read_manifest(model, kind="model").fingerprint
 
 
-def _truth(data: str | None, split: TaskSplit) -> dict[int, float] | None:
-    """True probabilities of simulated rows that are scored, where the data root has them."""
-    if data is None or not storage.exists(storage.join(data, "truth")):
+def _listing(data: str | None) -> list[list[Any]]:
+    """What lies in the side logs that figures are sliced by: paths below the data root, and sizes."""
+    if data is None:
+        return []
+    base = len(storage.filesystem(data)[1])
+    return [
+        [info.path[base:], info.size]
+        for folder in ("truth", "visits", "signups")
+        for info in storage.list_files(storage.join(data, folder), ".parquet")
+    ]
+
+
+def _truth(application: Application, data: str | None, split: TaskSplit) -> dict[int, float] | None:
+    """True probabilities of simulated rows that are scored, where the data root has them and rows have ids."""
+    if data is None or application.data.row_id_column is None or not storage.exists(storage.join(data, "truth")):
         return None
     result: dict[int, float] = {}
     # Rows before the boundary are support, never scored; they are most of the window.
@@ -203,10 +215,3 @@ def _gain(against: str, value: float | None, base: float | None, threshold: floa
         return Check(f"AUC against {against}", None, threshold, False, f"no AUC against {against}: one class only")
     text = f"AUC {value:.4f} is {gain:+.2%} against {against} ({base:.4f}); asked for {threshold:+.2%}"
     return Check(f"AUC against {against}", gain, threshold, gain >= threshold, text)
-
-
-def decision_of(output: str) -> dict[str, Any]:
-    """The details of a written decision."""
-    from limaml.manifest import read_manifest
-
-    return read_manifest(output, kind="decision").details

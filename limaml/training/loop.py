@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limaml.config import Training
+from limaml.config import Embeddings, Training
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
 from limaml.data.tasks import TaskSet
 from limaml.errors import DataError
-from limaml.learning.adaptation import adapt
+from limaml.learning.adaptation import served_logit
 from limaml.learning.network import Network
 from limaml.learning.objective import drop_support, limaml_loss, vanilla_loss
 from limaml.learning.rows import rows_of, support_and_query
@@ -45,32 +45,32 @@ def fit(
     train: TaskSet,
     validation: TaskSet,
     settings: Training,
-    finetune_steps: int,
+    embeddings: Embeddings,
     checkpoint: Path,
-    stop_after: Callable[[int], bool] | None = None,
 ) -> list[Epoch]:
     """Train `network` in place, keep the weights of the best validation AUC, and return the epochs.
 
-    Validation adapts each task on its older rows and scores its newer ones, as generation and serving will; the vanilla
-    baseline scores without adapting. The run continues from `checkpoint` where there is one, to the same bits; the
-    caller removes the file.
+    Validation makes each task's embedding from its support rows and scores its query rows with it, as generation and
+    serving will; the vanilla baseline scores without one. The run continues from `checkpoint` where there is one, on a
+    CPU with as many threads to the same bits; the caller removes the file.
 
     Raises:
         DataError: the loss is not finite, or validation has one class only.
     """
-    run = _Run(network, algorithm, settings, finetune_steps, checkpoint, train.batch_count(settings.tasks_per_batch))
+    run = _Run(network, algorithm, settings, checkpoint, train.batch_count(settings.tasks_per_batch))
+    # Only per-task matrices are padded; batches that look like the data learn better.
+    by_length = network.spec.adapted == "meta_block"
     with progress() as bar:
         task = bar.add_task(f"train {algorithm}", total=run.total_steps, completed=run.step, note="")
         while not run.finished:
             started, tasks_seen = time.monotonic(), 0
-            for batch in run.remaining(train.batches(settings.tasks_per_batch, settings.seed, run.epoch)):
+            for batch in run.remaining(train.batches(settings.tasks_per_batch, settings.seed, run.epoch, by_length)):
                 run.train_on(batch)
                 tasks_seen += batch.tasks
                 bar.update(task, completed=run.step, note=f"loss {run.mean_loss:.4f}")
-                if stop_after is not None and stop_after(run.step):
-                    return run.history
             seconds = time.monotonic() - started
-            run.end_epoch(validation, tasks_seen / max(seconds, 1e-9))
+            score = validation_auc(network, algorithm, validation, embeddings)
+            run.end_epoch(score, tasks_seen / max(seconds, 1e-9))
             last = run.history[-1]
             log.info(
                 "train %s: epoch %d of %d, loss %.4f, validation AUC %.4f, %.0f tasks/s",
@@ -84,9 +84,9 @@ class _Run:
     """State of a run between steps: all of it is in the checkpoint."""
 
     def __init__(
-        self, network: Network, algorithm: Algorithm, settings: Training, steps: int, checkpoint: Path, per_epoch: int
+        self, network: Network, algorithm: Algorithm, settings: Training, checkpoint: Path, per_epoch: int
     ) -> None:
-        self.network, self.settings, self.finetune_steps = network, settings, steps
+        self.network, self.settings = network, settings
         self.algorithm: Algorithm = algorithm
         self.checkpoint = checkpoint
         self.total_steps = max(1, per_epoch * settings.epochs)
@@ -131,14 +131,16 @@ class _Run:
         # Randomness depends on the position alone, so that a resumed run draws what an unbroken one would.
         torch.manual_seed(hash((settings.seed, self.epoch, self.batch)))
         self.network.train()
+        rows = rows_of(batch, self.device)
+        is_query = torch.as_tensor(batch.is_query).to(self.device)
         if self.algorithm == "vanilla":
-            loss = vanilla_loss(self.network, rows_of(batch, self.device))
+            loss = vanilla_loss(self.network, rows)
         else:
-            support, query = support_and_query(batch, self.device)
+            support, query = rows.where(~is_query), rows.where(is_query)
             support = drop_support(support, settings.support_drop, torch.default_generator)
             loss = limaml_loss(
                 self.network, support, query, settings.inner_steps, settings.global_gradient,
-                settings.unadapted_loss_weight,
+                settings.unadapted_loss_weight, rows,
             )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -158,9 +160,8 @@ class _Run:
         if self.step % settings.checkpoint_steps == 0:
             self.save()
 
-    def end_epoch(self, validation: TaskSet, tasks_per_second: float) -> None:
+    def end_epoch(self, score: float, tasks_per_second: float) -> None:
         before = self.best_epoch
-        score = validation_auc(self.network, self.algorithm, validation, self.finetune_steps)
         self.epoch += 1
         self.history.append(Epoch(self.epoch, self.mean_loss, score, tasks_per_second))
         if before is None or score > before.validation_auc:
@@ -189,16 +190,19 @@ class _Run:
         return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def validation_auc(network: Network, algorithm: Algorithm, validation: TaskSet, steps: int) -> float:
-    """AUC of the query rows of a task set, adapted on its support rows unless the algorithm is vanilla."""
+def validation_auc(network: Network, algorithm: Algorithm, validation: TaskSet, embeddings: Embeddings) -> float:
+    """AUC of a task set's query rows as served, on embeddings made from its support rows; vanilla has none."""
     network.eval()
     device = next(network.parameters()).device
     labels, scores = [], []
     for batch in validation.batches(512):
         support, query = support_and_query(batch, device)
-        adapted = None if algorithm == "vanilla" else adapt(network, support, steps)
-        with torch.no_grad():
-            scores.append(network(query, adapted).cpu().numpy())
+        if algorithm == "vanilla":
+            with torch.no_grad():
+                logit_R = network(query)
+        else:
+            logit_R = served_logit(network, support, query, embeddings.finetune_steps, embeddings.pooling)
+        scores.append(logit_R.cpu().numpy())
         labels.append(query.label_R.cpu().numpy())
     value = auc(np.concatenate(labels), np.concatenate(scores))
     if value is None:

@@ -4,7 +4,7 @@ import json
 import logging
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,9 @@ from limaml.manifest import Manifest
 from limaml.model import Algorithm, network_spec, save_model
 from limaml.stage import Stage, entries
 from limaml.training.loop import Epoch, fit
+
+if TYPE_CHECKING:
+    from limaml.training.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ def train_model(
         DataError: a task set is incomplete, or training diverged.
         ConfigError: the wanted device is not there.
     """
+    from limaml.training.registry import Registry
+
     train_set, validation_set = TaskSet.open(train), TaskSet.open(validation)
     inputs = {
         "train": train_set.manifest.digest,
@@ -58,8 +63,11 @@ def train_model(
     stage = Stage("model", storage.join(model_root, version), application, SECTIONS, inputs)
 
     def build(directory: Path) -> Manifest:
+        registry = Registry(tracking_uri, application.name)  # first, so that a wrong address costs no training
         epochs = _train(directory, version, train_set, validation_set, application)
-        _log(stage, version, epochs, train_set, validation_set, tracking_uri)
+        _log(registry, stage, version, epochs, train_set, validation_set)
+        for checkpoint in directory.glob("checkpoint-*"):
+            checkpoint.unlink()
         (directory / PAGE).write_text(_page(application, version, epochs).html())
         best = {name: max(history, key=lambda e: e.validation_auc) for name, history in epochs.items()}
         return stage.manifest(
@@ -90,12 +98,10 @@ def _train(
         torch.manual_seed(settings.seed)
         network = Network(network_spec(application), meta, other).to(device)
         checkpoint = directory / f"checkpoint-{algorithm}.safetensors"
-        steps = application.embeddings.finetune_steps
-        histories[algorithm] = fit(network, algorithm, train, validation, settings, steps, checkpoint)
+        embeddings = application.embeddings
+        histories[algorithm] = fit(network, algorithm, train, validation, settings, embeddings, checkpoint)
         networks[algorithm] = network
     save_model(directory, version, application, networks, meta, other)
-    for checkpoint in directory.glob("checkpoint-*"):
-        checkpoint.unlink()
     return histories
 
 
@@ -106,7 +112,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _statistics(application: Application, train: TaskSet) -> tuple[FeatureStatistics, FeatureStatistics]:
-    """Feature statistics of both blocks; one pass each, so that memory stays at one batch."""
+    """Feature statistics of both blocks; one pass each, so that memory stays at one batch and the vocabularies."""
 
     def settings(features: tuple[Feature, ...]) -> tuple[list[bool], list[int]]:
         numeric = [f.transform == "log" for f in features if f.kind == "numeric"]
@@ -126,15 +132,13 @@ def _statistics(application: Application, train: TaskSet) -> tuple[FeatureStatis
 
 
 def _log(
+    registry: "Registry",
     stage: Stage,
     version: str,
     epochs: dict[Algorithm, list[Epoch]],
     train: TaskSet,
     validation: TaskSet,
-    tracking_uri: str,
 ) -> None:
-    from limaml.training.registry import Registry
-
     application = stage.application
     params: dict[str, Any] = {"model_version": version, "config_hash": application.config_hash}
     for section in ("network", "training", "embeddings"):
@@ -147,7 +151,6 @@ def _log(
         curves[f"{algorithm}.validation_auc"] = [epoch.validation_auc for epoch in history]
     data = {"train": train.manifest.model_dump(mode="json"), "validation": validation.manifest.model_dump(mode="json")}
     texts = {"data.json": json.dumps(data, indent=1), "application.json": application.model_dump_json(indent=1)}
-    registry = Registry(tracking_uri, application.name)
     registry.log_training(stage.fingerprint, version, params, curves, texts, {"curves.png": _curves(epochs)})
 
 
@@ -176,8 +179,8 @@ def _page(application: Application, version: str, epochs: dict[Algorithm, list[E
     return pages.Page(
         f"Training of {application.title}",
         [
-            f"Model {version}. Best validation AUC: LiMAML {best['limaml'].validation_auc:.4f} after adapting on the "
-            f"older validation rows, vanilla {best['vanilla'].validation_auc:.4f}."
+            f"Model {version}. Best validation AUC: LiMAML {best['limaml'].validation_auc:.4f} on embeddings made from "
+            f"the days before, vanilla {best['vanilla'].validation_auc:.4f}."
         ],
         sections=[
             pages.Section(

@@ -41,9 +41,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     verify_files(str(tmp_path), back)
 
 
-def test_the_digest_ignores_the_time_of_writing_only(tmp_path: Path) -> None:
+def test_the_digest_is_of_what_was_written_not_of_when_or_from_what(tmp_path: Path) -> None:
     manifest = written(tmp_path)
-    assert manifest.model_copy(update={"created_at": datetime(2020, 1, 1, tzinfo=UTC)}).digest == manifest.digest
+    for change in (
+        {"created_at": datetime(2020, 1, 1, tzinfo=UTC)},
+        {"inputs": {"data": "touched"}},
+        {"fingerprint": "other"},
+        {"config_hash": "other"},
+    ):
+        assert manifest.model_copy(update=change).digest == manifest.digest
     assert manifest.model_copy(update={"counts": {"rows": 2}}).digest != manifest.digest
 
 
@@ -56,7 +62,16 @@ def test_another_kind_or_none_is_a_data_error(tmp_path: Path) -> None:
         read_manifest(str(tmp_path), "model")
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"format": 1', '{"kind": "x", "surprise": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        '{"format": 1',
+        '{"format": 99, "kind": "x", "application": "a", "fingerprint": "f", "config_hash": "c"}',
+        '{"kind": "x", "surprise": 1}',
+    ],
+)
 def test_a_broken_manifest_is_a_data_error_naming_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / storage.MANIFEST).write_text(content)
     with pytest.raises(DataError, match=r"manifest\.json: not a manifest"):

@@ -29,11 +29,12 @@ def test_train_validation_and_test_are_in_temporal_order(offset: int) -> None:
     windows = Windows(train_days=7, validation_days=3, test_days=2, lookback_days=5, utc_offset_hours=offset)
     splits = training_splits(windows, AS_OF)
     train, validation, test = splits["train"], splits["validation"], splits["test"]
-    assert train.window.end == validation.window.start
     assert validation.window.end == test.boundary == AS_OF - timedelta(days=2)
     assert train.boundary is None
     assert validation.boundary is not None
-    assert validation.window.start < validation.boundary < validation.window.end
+    assert train.window.end < validation.boundary < validation.window.end
+    lookback = timedelta(days=windows.lookback_days)
+    assert validation.window.start == max(train.window.start, validation.boundary - lookback)
     assert test.window.end == AS_OF
     assert (train.window.end - train.window.start).days == 7
     assert test.boundary_time == day_start(AS_OF - timedelta(days=2), offset)
@@ -67,7 +68,15 @@ def test_a_refresh_is_all_support() -> None:
     ],
 )
 def test_run_dates(text: str, expected: date) -> None:
-    assert resolve_run_date(text, today=date(2026, 2, 2)) == expected
+    assert resolve_run_date(text, now=datetime(2026, 2, 2, 2, tzinfo=UTC)) == expected
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(-8, date(2026, 1, 30)), (0, AS_OF), (8, AS_OF), (14, AS_OF)])
+def test_a_moment_belongs_to_the_logical_day_that_has_begun(offset: int, expected: date) -> None:
+    moment = "2026-01-31T02:00:00Z"
+    assert resolve_run_date(moment, offset) == expected
+    assert resolve_run_date("", offset, now=datetime.fromisoformat(moment)) == expected
+    assert day_start(expected, offset) <= datetime.fromisoformat(moment)
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "31.01.2026", "2026-1-5"])

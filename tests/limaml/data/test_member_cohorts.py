@@ -1,11 +1,13 @@
 """Cohorts of tasks against a loop over members."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from limaml.cohorts import ACTIVE, DORMANT, NEW, OTHER
 from limaml.config import Application
@@ -41,6 +43,29 @@ def test_cohorts_follow_the_last_visit_and_sign_up_before_the_moment(application
     assert found is not None
     assert found.tolist() == expected
     assert {NEW, ACTIVE, DORMANT, OTHER} == set(expected)
+
+
+def test_weeks_do_not_depend_on_the_machine_s_clock(
+    application: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # New York's clocks changed on 8 March: four weeks before the 20th, counted there, is another hour.
+    moment = datetime(2026, 3, 20, tzinfo=UTC)
+    visit = moment - timedelta(weeks=4) + timedelta(minutes=30)
+    for name, column, when in (
+        ("visits", "visit_time", visit),
+        ("signups", "signup_time", visit - timedelta(days=900)),
+    ):
+        (tmp_path / name).mkdir()
+        table = pa.table({"member_id": [1], column: pa.array([when], TIMESTAMP)})
+        pq.write_table(table, tmp_path / name / "part-000.parquet")
+    for zone in ("America/New_York", "Asia/Shanghai"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        found = cohorts_of_tasks(application, ["1"], str(tmp_path), moment)
+        assert found is not None
+        assert found.tolist() == [ACTIVE]
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_tasks_that_name_no_member_have_no_cohort(application: Application, tmp_path: Path) -> None:

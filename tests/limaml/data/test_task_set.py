@@ -73,11 +73,11 @@ def test_epochs_differ_and_a_seed_repeats(task_set: TaskSet):
     assert order(1, 0) != order(2, 0)
 
 
-def test_shuffled_batches_hold_similar_lengths(task_set: TaskSet):
-    def spread(seed: int | None) -> float:
-        return float(np.mean([np.ptp(batch.lengths) for batch in task_set.batches(8, seed)]))
+def test_batches_hold_similar_lengths_when_asked(task_set: TaskSet):
+    def spread(by_length: bool) -> float:
+        return float(np.mean([np.ptp(batch.lengths) for batch in task_set.batches(8, 0, by_length=by_length)]))
 
-    assert spread(0) < 0.5 * spread(None)
+    assert spread(True) < 0.5 * spread(False)
 
 
 def test_a_changed_shard_is_refused(tmp_path: Path, task_set: TaskSet):

@@ -40,6 +40,13 @@ def test_encoding_standardizes_flags_nulls_and_shares_one_vector_for_the_unknown
     assert not torch.allclose(encoded[0, 3:], unknown)
 
 
+def test_a_feature_far_from_zero_keeps_its_spread() -> None:
+    seconds = 1.7e9 + np.random.default_rng(0).normal(0, 1000, (4, 500, 1))
+    chunks = [(chunk.astype(np.float64), np.zeros((500, 0), np.int64)) for chunk in seconds]
+    statistics = fit_statistics(chunks, [False], [])
+    assert statistics.scale[0] == pytest.approx(seconds.std(), rel=1e-6)
+
+
 def test_a_constant_feature_and_an_empty_vocabulary_encode_to_something_finite() -> None:
     statistics = fit_statistics([(np.full((4, 1), 2.0, np.float32), np.zeros((4, 1), np.int64))], [False], [5])
     encoder = FeatureEncoder(statistics, 4)

@@ -307,3 +307,15 @@ def test_applications_do_not_share_a_pointer(files: Files, store_url: str, appli
 def test_unknown_stores(url: str) -> None:
     with pytest.raises(ConfigError, match="lmdb:///absolute/path"):
         open_store(url, "small")
+
+
+def test_a_replaced_pair_does_not_come_back_by_a_rerun(files: Files, store_url: str, application: Application) -> None:
+    first, second = files.embeddings(model="m1"), files.embeddings(model="m2")
+    publish(first, store_url, application, files.decision(first))
+    replaced = publish(second, store_url, application, files.decision(second))
+    assert publish(first, store_url, application, files.decision(first)) == replaced
+    assert current(store_url, application) == replaced
+    # Nor does one that was rolled back.
+    restored = rollback(open_store(store_url, "small"))
+    assert restored.model_version == "m1"
+    assert publish(second, store_url, application, files.decision(second)) == restored

@@ -7,9 +7,13 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from limaml.config import Application
-from limaml.errors import GateRefused, IntegrityError
+from limaml.data.embedding_files import EmbeddingFiles
+from limaml.data.tasks import TaskSet
+from limaml.errors import GateRefused, IntegrityError, StorageError
 from limaml.manifest import Manifest
+from limaml.model import load_model
 from limaml.online.embeddings import generate_embeddings
+from limaml.training.evaluation import Tuned, score_test
 from limaml.training.gate import judge
 from limaml.training.gate_page import roc_points
 from limaml.training.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
@@ -77,10 +81,19 @@ def test_the_life_of_champions(bench: Bench) -> None:
     assert bench.aliases()[CHAMPION] == Path(third_uri).name
     assert bench.aliases()[PREVIOUS] == first_version
 
-    # Judging the first again is the same decision and does not bring it back.
-    again = bench.judge(first, first_uri, first_embeddings)
-    assert again.digest == decision.digest
+    # Judged again after its promotion, a model meets the one it replaced then: the same decision.
+    again = bench.judge(third, third_uri, bench.embed(third, third_uri), maximum_drop_to_champion=1.0)
+    assert again.details["champion"] == first_version
+
+    # The first, judged again, meets today's champion, and does not come back whatever is decided.
+    bench.judge(first, first_uri, first_embeddings, maximum_drop_to_champion=1.0)
     assert bench.aliases()[CHAMPION] == Path(third_uri).name
+
+    # What is served is what is judged: a model compared with itself as champion has the same scores.
+    model, vanilla = load_model(first_uri), load_model(first_uri, algorithm="vanilla")
+    files, test = EmbeddingFiles(first_embeddings), TaskSet.open(bench.sets.test)
+    scored = score_test(model, vanilla, files, test, Tuned(1.0, 10.0, 3.0), "float32", champion=model)
+    np.testing.assert_allclose(scored.scores["champion"], scored.scores["limaml"], atol=1e-6)
 
     # Training again is a no-op; so is its MLflow run.
     assert bench.train(seed=0)[1] == first_uri
@@ -111,6 +124,13 @@ def test_a_champion_of_another_schema_does_not_block_its_successor(bench: Bench,
     assert bench.aliases() == {
         CHALLENGER: made.details["model_version"], CHAMPION: made.details["model_version"], PREVIOUS: old,
     }  # fmt: skip
+
+
+def test_a_wrong_address_of_mlflow_costs_no_training(bench: Bench) -> None:
+    address = f"sqlite:///{bench.folder}/validated/manifest.json/mlflow.db"
+    with pytest.raises(StorageError):
+        train_model(bench.sets.train, bench.sets.validation, str(bench.folder / "other"), APPLICATION, address, AS_OF)
+    assert not list(bench.folder.glob("other/*/checkpoint*"))
 
 
 def test_roc_points_lie_on_scikit_learn_s_curve() -> None:

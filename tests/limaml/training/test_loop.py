@@ -19,13 +19,25 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> TaskSets:
     return group_all(tmp_path_factory.mktemp("planted"))
 
 
-def run(sets: TaskSets, checkpoint: Path, algorithm: Algorithm, stop_at: int | None = None, **changes: object):
+class Broken(TaskSet):
+    """A task set whose reader is interrupted after some batches, wherever that is in an epoch."""
+
+    left = 11
+
+    def batches(self, *arguments, **options):
+        for batch in super().batches(*arguments, **options):
+            if Broken.left == 0:
+                raise KeyboardInterrupt
+            Broken.left -= 1
+            yield batch
+
+
+def run(sets: TaskSets, checkpoint: Path, algorithm: Algorithm, kind: type[TaskSet] = TaskSet, **changes: object):
     settings = APPLICATION.training.model_copy(update=changes)
-    train, validation = TaskSet.open(sets.train), TaskSet.open(sets.validation)
+    train, validation = kind.open(sets.train), TaskSet.open(sets.validation)
     torch.manual_seed(0)
-    network = Network(network_spec(APPLICATION), *_statistics(APPLICATION, train))
-    stop = None if stop_at is None else (lambda step: step >= stop_at)
-    history = fit(network, algorithm, train, validation, settings, 3, checkpoint, stop)
+    network = Network(network_spec(APPLICATION), *_statistics(APPLICATION, TaskSet.open(sets.train)))
+    history = fit(network, algorithm, train, validation, settings, APPLICATION.embeddings, checkpoint)
     return network, history
 
 
@@ -41,7 +53,9 @@ def test_adaptation_learns_a_taste_the_vanilla_network_cannot(sets: TaskSets, tm
 @pytest.mark.parametrize("algorithm", ["vanilla", "limaml"])
 def test_a_broken_run_goes_on_to_the_same_bits(sets: TaskSets, tmp_path: Path, algorithm: Algorithm) -> None:
     whole, history = run(sets, tmp_path / "whole", algorithm, epochs=3, checkpoint_steps=2)
-    run(sets, tmp_path / "broken", algorithm, stop_at=11, epochs=3, checkpoint_steps=2)
+    Broken.left = 11
+    with pytest.raises(KeyboardInterrupt):
+        run(sets, tmp_path / "broken", algorithm, Broken, epochs=3, checkpoint_steps=2)
     resumed, resumed_history = run(sets, tmp_path / "broken", algorithm, epochs=3, checkpoint_steps=2)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -61,7 +75,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(sets: TaskSets, tmp_pa
     assert len(history) == min(6, best.number + 2)
     from limaml.training.loop import validation_auc
 
-    again = validation_auc(network, "limaml", TaskSet.open(sets.validation), 3)
+    again = validation_auc(network, "limaml", TaskSet.open(sets.validation), APPLICATION.embeddings)
     assert again == pytest.approx(best.validation_auc, abs=1e-12)
 
 
