@@ -203,10 +203,16 @@ def _create_database(path: Path) -> None:
 
 
 def git_revision() -> str:
-    """The commit of the working tree this code runs from, `unknown` where there is none."""
-    here = Path(__file__).parent
-    result = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
+    """The commit of the working tree this code runs from; `unknown` where it is installed rather than checked out."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    # A virtual environment may lie inside somebody else's repository, which does not track this file.
+    tracked = git("ls-files", "--error-unmatch", here.name).returncode == 0
+    return git("rev-parse", "HEAD").stdout.strip() if tracked else "unknown"
 
 
 def _registered(version: Any) -> Registered:
