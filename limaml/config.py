@@ -198,7 +198,7 @@ class Embeddings(Section):
     pooling: Literal["latest", "mean", "max", "cosine"] = Field(
         default="latest", description="how scored samples become one"
     )
-    tasks_per_batch: int = Field(default=512, ge=1)
+    tasks_per_batch: int = Field(default=128, ge=1, description="small batches stay in the processor's cache")
 
 
 class Gate(Section):
