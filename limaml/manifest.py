@@ -113,12 +113,21 @@ def verify_files(directory_uri: str, manifest: Manifest) -> None:
         IntegrityError: a file is missing or differs from its entry.
     """
     for entry in manifest.files:
-        uri = file_uri(directory_uri, entry)
-        if not storage.exists(uri):
-            raise IntegrityError(f"{uri}: named by the manifest of {directory_uri} but missing; run that stage again")
-        actual = storage.sha256(uri)
-        if actual != entry.sha256:
-            raise IntegrityError(
-                f"{uri}: SHA-256 is {actual[:12]}…, the manifest of {directory_uri} says {entry.sha256[:12]}…; "
-                "the file changed after it was written: run the stage that writes it again"
-            )
+        verify_file(directory_uri, entry)
+
+
+def verify_file(directory_uri: str, entry: FileEntry) -> None:
+    """Check one file's SHA-256 against its entry.
+
+    Raises:
+        IntegrityError: it is missing or differs.
+    """
+    uri = file_uri(directory_uri, entry)
+    if not storage.exists(uri):
+        raise IntegrityError(f"{uri}: named by the manifest of {directory_uri} but missing; run that stage again")
+    actual = storage.sha256(uri)
+    if actual != entry.sha256:
+        raise IntegrityError(
+            f"{uri}: SHA-256 is {actual[:12]}…, the manifest of {directory_uri} says {entry.sha256[:12]}…; "
+            "the file changed after it was written: run the stage that writes it again"
+        )

@@ -64,9 +64,10 @@ def _on_log(application: Application, workspace: str, data: str) -> list[Finishe
 
 
 def _simulated(application: Application, workspace: str) -> list[Finished]:
+    from limaml.data.layout import SIGNUPS, VISITS
     from limaml.data.simulator import simulate
     from limaml.data.world import SimulationSpec
-    from limaml.experiment.play import EXPOSURES, SIGNUPS, VISITS
+    from limaml.experiment.play import EXPOSURES
 
     windows = application.windows
     days = max(windows.train_days + windows.validation_days + windows.test_days, windows.lookback_days)

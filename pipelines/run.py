@@ -11,6 +11,7 @@ from typing import Any
 
 from limaml import lease, storage
 from limaml.config import Application
+from limaml.data.layout import days_of
 from limaml.errors import ConfigError, LimamlError
 from limaml.manifest import Manifest, canonical_json
 from limaml.windows import Window
@@ -136,5 +137,4 @@ def _days(data: str) -> list[str]:
     uri = storage.normalize(data)
     if storage.is_local(uri) and Path(storage.local_path(uri)).is_file():
         return []
-    names = storage.list_directories(storage.join(uri, "interactions"))
-    return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
+    return days_of(uri)

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from limaml import storage
 from limaml.config import Application
 from limaml.data.features import category_codes, encode_features
-from limaml.errors import DataError, IntegrityError
-from limaml.manifest import FileEntry
+from limaml.errors import DataError
+from limaml.manifest import FileEntry, file_uri, verify_file
 from limaml.schema import (
     EVENT_TIME,
     LABEL,
@@ -56,14 +56,15 @@ class InteractionReader:
     oldest: int | None = None
     newest: int | None = None
 
-    def read(self, uri: str, entry: FileEntry) -> Iterator[pa.RecordBatch]:
-        """Encoded rows of one file whose event time lies in the window.
+    def read(self, validated: str, entry: FileEntry) -> Iterator[pa.RecordBatch]:
+        """Encoded rows of one file of a validated window whose event time lies in the reader's window.
 
         Raises:
             IntegrityError: the file is not the one the manifest names.
             DataError: a column is missing or has a type that can't be used.
         """
-        _verify(uri, entry)
+        verify_file(validated, entry)
+        uri = file_uri(validated, entry)
         fs, path = storage.filesystem(uri)
         try:
             # Small read buffers instead of whole column chunks: memory does not grow with the row groups of upstream.
@@ -97,7 +98,7 @@ class InteractionReader:
             if not inside.any():
                 return
             batch, time = batch.filter(pa.array(inside)), time[inside]
-        keys = [_key(name, batch.column(name)) for name in self.application.task.keys]
+        keys = [task_key(name, batch.column(name)) for name in self.application.task.keys]
         row_id = self.application.data.row_id_column
         columns: dict[str, pa.Array] = {
             HASH: pa.array(hash_keys(keys)),
@@ -143,17 +144,6 @@ def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         return mixed ^ (mixed >> np.uint64(31))
 
 
-def _verify(uri: str, entry: FileEntry) -> None:
-    if not storage.exists(uri):
-        raise IntegrityError(f"{uri}: named by the validated manifest but missing; validate again")
-    actual = storage.sha256(uri)
-    if actual != entry.sha256:
-        raise IntegrityError(
-            f"{uri}: SHA-256 is {actual[:12]}…, the validated manifest says {entry.sha256[:12]}…; "
-            "the file changed after it was validated: validate again"
-        )
-
-
 def _event_time(column: pa.Array) -> npt.NDArray[np.int64]:
     if not pa.types.is_timestamp(column.type) or column.type.tz is None or column.null_count:
         raise DataError(
@@ -163,9 +153,15 @@ def _event_time(column: pa.Array) -> npt.NDArray[np.int64]:
     return column.cast(TIMESTAMP, safe=False).cast(pa.int64()).to_numpy()
 
 
-def _key(name: str, column: pa.Array) -> pa.Array:
+def task_key(name: str, column: pa.Array) -> pa.Array:
+    """One column of a task's key as int64 or strings, offline and online alike.
+
+    Raises:
+        DataError: a null, or a type that can't be a key.
+    """
     if column.null_count:
-        raise DataError(f"column {name}: {column.null_count} nulls in a task key; such rows must be quarantined")
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"column {name}, row {row}: null in a task key; every row needs its task")
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_integer(kind) and kind != pa.uint64():
         return column.cast(pa.int64())

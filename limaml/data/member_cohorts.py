@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 from limaml import schema, storage
 from limaml.cohorts import OTHER, cohort_sql
 from limaml.config import Application
+from limaml.data.layout import SIGNUPS, VISITS
 
 
 def cohorts_of_tasks(
@@ -23,7 +24,7 @@ def cohorts_of_tasks(
         before: only what happened before this instant counts.
     """
     keys, member = application.task.keys, application.data.member_column
-    if data is None or member not in keys or not storage.exists(storage.join(data, "visits")):
+    if data is None or member not in keys or not storage.exists(storage.join(data, VISITS)):
         return None
     import duckdb
 
@@ -31,8 +32,8 @@ def cohorts_of_tasks(
     members = [schema.split_task_id(text)[place] for text in task_ids]
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")  # or weeks would be counted across this machine's clock changes
-        connection.register("visits", _read(storage.join(data, "visits"), schema.VISIT_TIME))
-        connection.register("signups", _read(storage.join(data, "signups"), schema.SIGNUP_TIME))
+        connection.register("visits", _read(storage.join(data, VISITS), schema.VISIT_TIME))
+        connection.register("signups", _read(storage.join(data, SIGNUPS), schema.SIGNUP_TIME))
         connection.register("wanted", pa.table({"place": np.arange(len(members)), "member": members}))
         cohort = cohort_sql("$before::TIMESTAMPTZ", "signup", "last_visit")
         rows = connection.execute(

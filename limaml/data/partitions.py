@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 
 from limaml import storage
 from limaml.config import Application
+from limaml.data.layout import DAY_PREFIX, INTERACTIONS, day_folder, days_of
 from limaml.errors import DataError
 from limaml.schema import EVENT_TIME, LABEL, TIMESTAMP
 from limaml.windows import Window
 
-FOLDER = "interactions"
-_PREFIX = "date="
 _BATCH_ROWS = 1 << 18
 # Column chunks are streamed: a file of one huge row group must not be read at once.
 _BUFFER_BYTES = 1 << 20
@@ -52,11 +51,11 @@ def list_window(data: str, window: Window) -> dict[date, list[SourceFile]]:
     Raises:
         DataError: there are no interactions, or none of the window's days is there.
     """
-    root = storage.join(data, FOLDER)
-    known = sorted(name.removeprefix(_PREFIX) for name in storage.list_directories(root) if name.startswith(_PREFIX))
+    root = storage.join(data, INTERACTIONS)
+    known = days_of(data)
     if not known:
         raise DataError(
-            f"{root}: no {_PREFIX}YYYY-MM-DD partitions below it; give the data root that `limaml import` wrote, "
+            f"{root}: no {DAY_PREFIX}YYYY-MM-DD partitions below it; give the data root that `limaml import` wrote, "
             "or upstream's folder that holds interactions/"
         )
     files = {day: _list_day(data, day) if day.isoformat() in known else [] for day in window.days}
@@ -70,14 +69,14 @@ def list_window(data: str, window: Window) -> dict[date, list[SourceFile]]:
 
 def missing_days(data: str, window: Window) -> list[date]:
     """Days of the window that have no partition at all."""
-    known = set(storage.list_directories(storage.join(data, FOLDER)))
-    return [day for day in window.days if f"{_PREFIX}{day}" not in known]
+    known = set(storage.list_directories(storage.join(data, INTERACTIONS)))
+    return [day for day in window.days if day_folder(day) not in known]
 
 
 def _list_day(data: str, day: date) -> list[SourceFile]:
     scheme = storage.normalize(data).partition("://")[0]
     base = len(storage.filesystem(data)[1].rstrip("/")) + 1
-    found = storage.list_files(storage.join(data, FOLDER, f"{_PREFIX}{day}"), ".parquet")
+    found = storage.list_files(storage.join(data, INTERACTIONS, day_folder(day)), ".parquet")
     return [
         SourceFile(
             day=day,

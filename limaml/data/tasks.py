@@ -107,7 +107,7 @@ def _build(directory: Path, stage: Stage, validated: str, source: Manifest, spli
     scratch.mkdir()
     buckets = Buckets(scratch, shards, hash_ranges(rows, row_bytes, shards, application.grouping.buckets))
     reader = InteractionReader(application, split.window)
-    scattered = buckets.scatter(ahead(_read(reader, [(file_uri(validated, entry), entry) for entry in source.files])))
+    scattered = buckets.scatter(ahead(_read(reader, validated, source.files)))
     log.info("task_set: %s of %s rows in %s", f"{scattered:,}", f"{reader.rows_read:,}", split.window.name)
     if not scattered:
         raise DataError(f"no rows in [{split.window.start}, {split.window.end}): {_seen(reader)}; choose another date")
@@ -139,11 +139,11 @@ def _build(directory: Path, stage: Stage, validated: str, source: Manifest, spli
     return stage.manifest(files, dict(totals), details)
 
 
-def _read(reader: InteractionReader, files: list[tuple[str, FileEntry]]) -> Iterator[pa.RecordBatch]:
+def _read(reader: InteractionReader, validated: str, files: list[FileEntry]) -> Iterator[pa.RecordBatch]:
     with progress() as bar:
         shown = bar.add_task("reading interactions", total=len(files), note="")
-        for uri, entry in files:
-            yield from reader.read(uri, entry)
+        for entry in files:
+            yield from reader.read(validated, entry)
             bar.advance(shown)
 
 

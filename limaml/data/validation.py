@@ -19,6 +19,7 @@ from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.data.expectations import RuleResult, judge
+from limaml.data.layout import day_folder
 from limaml.data.partitions import (
     Footer,
     SourceFile,
@@ -200,7 +201,7 @@ def _write_day(
     with ExitStack() as stack:
         quarantine = None
         if bad and schema is not None:
-            path = directory / "quarantine" / f"date={profile.day}.parquet"
+            path = directory / "quarantine" / f"{day_folder(profile.day)}.parquet"
             quarantine = stack.enter_context(open_quarantine(path, schema, rules))
         for file in files:
             if file not in bad or quarantine is None:

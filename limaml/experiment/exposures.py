@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from limaml import storage
+from limaml.data.layout import day_folder, day_of
 from limaml.errors import DataError
 from limaml.schema import EVENT_TIME, LABEL, MEMBER, MODEL_VERSION, SIGNUP_TIME, TIMESTAMP, VISIT_TIME
 
@@ -74,7 +75,7 @@ def open_log(uri: str, columns: pa.Schema, days: Sequence[date] = (), earlier: b
         dated = [(path, day_of(path)) for path in paths]
         if absent := sorted(set(days) - {day for _, day in dated}):
             raise DataError(
-                f"{uri}: no parquet file in date={absent[0]} ({len(absent)} of {len(days)} days are missing)"
+                f"{uri}: no parquet file in {day_folder(absent[0])} ({len(absent)} of {len(days)} days are missing)"
             )
         paths = [path for path, day in dated if day and (day in days or (earlier and day < min(days)))]
     if not paths:
@@ -84,14 +85,6 @@ def open_log(uri: str, columns: pa.Schema, days: Sequence[date] = (), earlier: b
         _check(path, found, columns)
     known = [schemas[0].field(field.name) if pa.types.is_null(field.type) else field for field in columns]
     return ds.dataset(paths, schema=pa.schema(known), format="parquet", filesystem=fs)
-
-
-def day_of(path: str) -> date | None:
-    """The logical day of the `date=D` folder a path lies in."""
-    for part in reversed(path.split("/")[:-1]):
-        if part.startswith("date="):
-            return date.fromisoformat(part.removeprefix("date="))
-    return None
 
 
 def _read_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:

@@ -1,6 +1,7 @@
 """Play an A/B test out: simulated requests, split by the sticky hash, answered by the two real scorers.
 
 Outcomes and visits come from the world's truth, with luck that no policy changes: two arms that choose alike see alike.
+One release serves the whole test: no refresh runs in between, so embeddings grow stale as tastes drift on.
 """
 
 import logging
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
+from limaml.data.layout import SIGNUPS, VISITS, day_folder, day_of
 from limaml.data.simulated_log import IMPRESSION_ID
 from limaml.data.world import Played, World, pick_highest
 from limaml.errors import ConfigError
@@ -38,7 +40,7 @@ from limaml.windows import Window, day_start
 
 log = logging.getLogger(__name__)
 
-EXPOSURES, VISITS, SIGNUPS = "exposures", "visits", "signups"
+EXPOSURES = "exposures"
 
 
 class Answers(Protocol):
@@ -122,8 +124,8 @@ def _play_day(
         counts["exposures"] += exposures[-1].num_rows
         counts["clicks"] += int(exposures[-1][LABEL].to_numpy().sum())
         counts["visits"] += played.visits.num_rows
-    _write(directory / EXPOSURES / f"date={day}" / "part-000.parquet", exposures)
-    _write(directory / VISITS / f"date={day}" / "part-000.parquet", visits)
+    _write(directory / EXPOSURES / day_folder(day) / "part-000.parquet", exposures)
+    _write(directory / VISITS / day_folder(day) / "part-000.parquet", visits)
 
 
 class _SplitPolicy:
@@ -187,7 +189,8 @@ def _copy_visits(past: str, directory: Path, before: date) -> int:
     fs, base = storage.filesystem(uri)
     for info in storage.list_files(uri, ".parquet"):
         relative = info.path.removeprefix(base).lstrip("/")
-        if date.fromisoformat(relative.split("/")[0].removeprefix("date=")) < before:
+        day = day_of(info.path)
+        if day is not None and day < before:
             target = directory / VISITS / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             with fs.open_input_stream(info.path) as stream:

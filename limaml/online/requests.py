@@ -12,6 +12,7 @@ import pyarrow as pa
 from limaml.config import Application, Feature
 from limaml.data.features import encode_features
 from limaml.data.grouping import task_texts
+from limaml.data.interactions import task_key
 from limaml.errors import DataError
 
 
@@ -26,7 +27,7 @@ def distinct_tasks(keys: Sequence[str], table: pa.Table) -> tuple[list[str], npt
             f"task key column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing; "
             f"the columns are {', '.join(table.column_names)}"
         )
-    columns = [_key(name, table[name].combine_chunks()) for name in keys]
+    columns = [task_key(name, table[name].combine_chunks()) for name in keys]
     task_of_row = np.zeros(len(table), np.int64)
     for column in columns:
         codes = column.dictionary_encode()
@@ -34,18 +35,6 @@ def distinct_tasks(keys: Sequence[str], table: pa.Table) -> tuple[list[str], npt
         task_of_row = np.unique(pairs, return_inverse=True)[1]
     first = np.unique(task_of_row, return_index=True)[1]
     return task_texts([column.take(pa.array(first)) for column in columns]).to_pylist(), task_of_row
-
-
-def _key(name: str, column: pa.Array) -> pa.Array:
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"column {name}, row {row}: null in a task key; every candidate needs its task")
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_integer(kind):
-        return column.cast(pa.int64())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return column.cast(pa.string())
-    raise DataError(f"column {name}: a task key must be a string or an integer, not {kind}")
 
 
 def _informative(application: Application) -> list[str]:

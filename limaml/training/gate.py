@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from limaml import schema, storage
 from limaml.config import Application, Gate
+from limaml.data import layout
 from limaml.data.embedding_files import EmbeddingFiles
 from limaml.data.member_cohorts import cohorts_of_tasks
 from limaml.data.tasks import TaskSet
@@ -161,20 +162,20 @@ def _listing(data: str | None) -> list[list[Any]]:
     base = len(storage.filesystem(data)[1])
     return [
         [info.path[base:], info.size]
-        for folder in ("truth", "visits", "signups")
+        for folder in (layout.TRUTH, layout.VISITS, layout.SIGNUPS)
         for info in storage.list_files(storage.join(data, folder), ".parquet")
     ]
 
 
 def _truth(application: Application, data: str | None, split: TaskSplit) -> dict[int, float] | None:
     """True probabilities of simulated rows that are scored, where the data root has them and rows have ids."""
-    if data is None or application.data.row_id_column is None or not storage.exists(storage.join(data, "truth")):
+    if data is None or application.data.row_id_column is None or not storage.exists(storage.join(data, layout.TRUTH)):
         return None
     result: dict[int, float] = {}
     # Rows before the boundary are support, never scored; they are most of the window.
-    days = {day.isoformat() for day in split.window.days if split.boundary is None or day >= split.boundary}
-    for info in storage.list_files(storage.join(data, "truth"), ".parquet"):
-        if not any(f"date={day}/" in info.path for day in days):
+    days = {day for day in split.window.days if split.boundary is None or day >= split.boundary}
+    for info in storage.list_files(storage.join(data, layout.TRUTH), ".parquet"):
+        if layout.day_of(info.path) not in days:
             continue
         fs, _ = storage.filesystem(data)
         table = pq.read_table(fs.open_input_file(info.path))
