@@ -31,7 +31,7 @@ def _limaml(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[st
         text=True,
         cwd=cwd,  # not the checkout: the installed packages must do
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=280,
+        timeout=800,
     )
 
 

@@ -76,7 +76,7 @@ class Bed:
     def finish(self, kind: str, workspace: Path) -> dict[str, Any]:
         """Run to the end; it must end well."""
         process = self.start(kind, workspace)
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=800)
         assert process.returncode == 0, err
         assert process.pid not in _groups(), "a step outlived its run"
         return json.loads(out)
@@ -161,7 +161,7 @@ def _kill_then_finish(bed: Bed, kind: str, workspace: Path, steps: tuple[str, ..
     return bed.finish(kind, workspace)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_killed_while_it_trains_and_publishes(bed: Bed, tmp_path: Path) -> None:
     result = _kill_then_finish(bed, "train", tmp_path / "w", ("Train θ", "Publish the release"), seed=1)
     assert result["promoted"] is True
