@@ -62,6 +62,34 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What only a simulation knows: [N] int64 row ids, ascending, and [N] float32 true probabilities."""
+
+    row_id: npt.NDArray[np.int64]
+    probability: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, row_id: npt.NDArray[np.int64], probability: npt.NDArray[np.float32]) -> "Truth":
+        """Sort by row id."""
+        order = np.argsort(row_id)
+        return cls(row_id[order], probability[order])
+
+    def lookup(self, row_id: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """True probabilities of rows.
+
+        Raises:
+            DataError: one of them is not known.
+        """
+        place = np.searchsorted(self.row_id, row_id)
+        known = np.append(self.row_id, -1)[place] == row_id
+        if not known.all():
+            raise DataError(
+                f"no true probability for row_id {row_id[~known][0]}: truth and interactions are from different runs"
+            )
+        return self.probability[place]
+
+
+@dataclass(frozen=True)
 class Tuned:
     """Strengths of the controls, chosen on validation."""
 
@@ -111,12 +139,12 @@ def score_test(
     tuned: Tuned,
     store_dtype: str,
     champion: Model | None = None,
-    truth: dict[int, float] | None = None,
+    truth: Truth | None = None,
 ) -> Scored:
     """Score the query rows of a test set with every algorithm.
 
     `store_dtype` is the precision embeddings are served in. `champion` makes its own embeddings from the same support
-    rows. `truth` maps row ids to true probabilities.
+    rows. `truth` adds the best possible scores.
 
     Raises:
         DataError: the test set has no query rows, or truth lacks one of them.
@@ -147,7 +175,7 @@ def score_test(
             logit_R = served_logit(champion.network, support, query, options.finetune_steps, options.pooling)
             scores[CHAMPION] = torch.sigmoid(logit_R).cpu().numpy()
         if truth is not None:
-            scores[BEST_POSSIBLE] = _true_probability(batch, is_query, truth)
+            scores[BEST_POSSIBLE] = truth.lookup(batch.row_id[is_query])
         for name, score in scores.items():
             parts.setdefault(name, []).append(score.astype(np.float32))
     if not labels or sum(map(len, labels)) == 0:
@@ -170,11 +198,3 @@ def _as_served(
     stored = np.where((found >= 0)[:, None], vectors[found] if len(vectors) else unadapted, unadapted)
     other = batch.other_numeric[is_query], batch.other_category[is_query]
     return {LIMAML: model.score(stored, *other), LIMAML_UNADAPTED: model.score(unadapted, *other)}
-
-
-def _true_probability(batch: TaskBatch, is_query: npt.NDArray[np.bool_], truth: dict[int, float]) -> npt.NDArray:
-    ids = batch.row_id[is_query].tolist()
-    missing = next((row for row in ids if row not in truth), None)
-    if missing is not None:
-        raise DataError(f"no true probability for row_id {missing}: truth and interactions are from different runs")
-    return np.array([truth[row] for row in ids], dtype=np.float32)

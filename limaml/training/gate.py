@@ -24,7 +24,7 @@ from limaml.errors import DataError, GateRefused, IntegrityError
 from limaml.manifest import Manifest, read_manifest
 from limaml.model import load_model, schema_changes
 from limaml.stage import Stage, entries
-from limaml.training.evaluation import CHAMPION, INTERCEPT, LIMAML, VANILLA, Scored, score_test, tune_controls
+from limaml.training.evaluation import CHAMPION, INTERCEPT, LIMAML, VANILLA, Scored, Truth, score_test, tune_controls
 from limaml.training.gate_page import decision_page, roc_points
 from limaml.training.metrics import relative_gain
 from limaml.training.slices import ALL, WITH_SUPPORT, Figure, figures
@@ -167,13 +167,13 @@ def _listing(data: str | None) -> list[list[Any]]:
     ]
 
 
-def _truth(application: Application, data: str | None, split: TaskSplit) -> dict[int, float] | None:
+def _truth(application: Application, data: str | None, split: TaskSplit) -> Truth | None:
     """True probabilities of simulated rows that are scored, where the data root has them and rows have ids."""
     if data is None or application.data.row_id_column is None or not storage.exists(storage.join(data, layout.TRUTH)):
         return None
-    result: dict[int, float] = {}
     # Rows before the boundary are support, never scored; they are most of the window.
     days = {day for day in split.window.days if split.boundary is None or day >= split.boundary}
+    ids, probabilities = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for info in storage.list_files(storage.join(data, layout.TRUTH), ".parquet"):
         if layout.day_of(info.path) not in days:
             continue
@@ -181,8 +181,9 @@ def _truth(application: Application, data: str | None, split: TaskSplit) -> dict
         table = pq.read_table(fs.open_input_file(info.path))
         if schema.TRUE_PROBABILITY not in table.column_names:
             raise DataError(f"{info.path}: no column {schema.TRUE_PROBABILITY}")
-        result |= dict(zip(table[schema.ROW_ID].to_pylist(), table[schema.TRUE_PROBABILITY].to_pylist(), strict=True))
-    return result
+        ids.append(table[schema.ROW_ID].to_numpy())
+        probabilities.append(table[schema.TRUE_PROBABILITY].to_numpy())
+    return Truth.of(np.concatenate(ids), np.concatenate(probabilities))
 
 
 def _checks(table: list[Figure], scored: Scored, gate: Gate) -> list[Check]:

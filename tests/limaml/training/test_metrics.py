@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from limaml.errors import DataError
+from limaml.training.evaluation import Truth
 from limaml.training.metrics import auc, evaluate, grouped_auc, relative_gain
 
 
@@ -43,3 +45,13 @@ def test_one_class_and_no_rows_have_no_auc() -> None:
 def test_gain_is_relative() -> None:
     assert relative_gain(0.77, 0.7) == pytest.approx(0.1)
     assert relative_gain(None, 0.7) is None
+
+
+def test_truth_is_found_by_row_id_and_a_missing_row_is_named() -> None:
+    truth = Truth.of(np.array([30, 10, 20]), np.array([0.3, 0.1, 0.2], np.float32))
+    np.testing.assert_array_equal(truth.lookup(np.array([10, 30, 30])), np.array([0.1, 0.3, 0.3], np.float32))
+    for missing in (5, 15, 31):
+        with pytest.raises(DataError, match=f"row_id {missing}"):
+            truth.lookup(np.array([10, missing]))
+    with pytest.raises(DataError, match="row_id 7"):
+        Truth.of(np.zeros(0, np.int64), np.zeros(0, np.float32)).lookup(np.array([7]))
