@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,8 @@ from limaml.console import progress
 from limaml.data.batches import TaskBatch
 from limaml.data.grouping import Buckets, ahead, group_bucket, hash_ranges
 from limaml.data.interactions import InteractionReader, microseconds
-from limaml.data.shards import ShardWriter, read_row_group
+from limaml.data.pieces import Piece, pieces_of_part
+from limaml.data.shards import ShardWriter
 from limaml.errors import DataError
 from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest, verify_files
 from limaml.schema import META_CATEGORY, META_NUMERIC, OTHER_CATEGORY, OTHER_NUMERIC, task_set_schema
@@ -159,13 +162,22 @@ def _seen(reader: InteractionReader) -> str:
 
 @dataclass(frozen=True)
 class TaskSet:
-    """A finished task set, streamed as batches of whole tasks."""
+    """A finished task set, or one of several parts of it, streamed as batches of whole tasks.
+
+    Attributes:
+        uri: of the directory.
+        manifest: of the whole set.
+        number: which part this is, of `parts`.
+        parts: how many parts there are; 1 is the whole set.
+    """
 
     uri: str
     manifest: Manifest
+    number: int = 0
+    parts: int = 1
 
     @classmethod
-    def open(cls, uri: str, verify: bool = True) -> "TaskSet":
+    def open(cls, uri: str, verify: bool = True) -> Self:
         """Open a task set; `verify` checks every file's SHA-256 first.
 
         Raises:
@@ -177,14 +189,24 @@ class TaskSet:
             verify_files(uri, manifest)
         return cls(uri, manifest)
 
-    @property
+    def part(self, number: int, parts: int) -> Self:
+        """One of `parts` parts: each task is in exactly one of them, and parts have about equally many rows.
+
+        Which part a task is in depends on the files and on `parts` alone; see `limaml.data.pieces`.
+        """
+        return replace(self, number=number, parts=parts)
+
+    @cached_property
     def tasks(self) -> int:
-        """How many tasks there are."""
-        return self.manifest.counts["tasks"]
+        """How many tasks there are; a part reads its task ids to know."""
+        if self.parts == 1:
+            return self.manifest.counts["tasks"]
+        with ExitStack() as stack:
+            return sum(piece.count_tasks() for piece in self._pieces(stack))
 
     @property
     def rows(self) -> int:
-        """How many rows they have together."""
+        """How many rows the whole set has."""
         return self.manifest.counts["rows"]
 
     def batch_count(self, tasks_per_batch: int) -> int:
@@ -196,14 +218,14 @@ class TaskSet:
     ) -> Iterator[TaskBatch]:
         """Every task once, in batches of `tasks_per_batch` (the last one may be smaller).
 
-        Without a seed tasks come in the order of the files. With one they are shuffled by (seed, epoch): row groups of
-        all shards in random order, the tasks of a pool of them at random; `by_length` fills each batch with tasks of
-        similar length, batches in random order, which saves padding where there is any and costs accuracy, since no
-        batch then looks like the data. Memory is bounded by the pool.
+        Without a seed tasks come in the order of the files. With one they are shuffled by (seed, epoch, number of the
+        part): row groups of all shards in random order, the tasks of a pool of them at random; `by_length` fills each
+        batch with tasks of similar length, batches in random order, which saves padding where there is any and costs
+        accuracy, since no batch then looks like the data. Memory is bounded by the pool.
         """
-        if not self.tasks:
+        if not self.manifest.counts["tasks"]:
             return
-        generator = None if seed is None else np.random.default_rng([seed, epoch])
+        generator = None if seed is None else np.random.default_rng([seed, epoch, self.number])
         carried: list[TaskBatch] = []
         for loaded in self._pools(generator):
             pool = TaskBatch.concatenate([*carried, *loaded])
@@ -219,22 +241,26 @@ class TaskSet:
         """Row groups of about `POOL_ROWS` rows together; one at a time where nothing is shuffled."""
         widths = self.manifest.details["widths"]
         with ExitStack() as stack:
-            files = []
-            for entry in self.manifest.files:
-                fs, path = storage.filesystem(file_uri(self.uri, entry))
-                with storage.storage_errors(path, "read"):
-                    files.append(stack.enter_context(pq.ParquetFile(fs.open_input_file(path))))
-            pieces = [(file, group) for file in files for group in range(file.num_row_groups)]
+            pieces = self._pieces(stack)
             if generator is not None:
                 pieces = [pieces[index] for index in generator.permutation(len(pieces))]
             loaded: list[TaskBatch] = []
-            for file, group in pieces:
-                loaded.append(read_row_group(file, group, widths))
+            for piece in pieces:
+                loaded.append(piece.read(widths))
                 if generator is None or sum(batch.rows for batch in loaded) >= POOL_ROWS:
                     yield loaded
                     loaded = []
             if loaded:
                 yield loaded
+
+    def _pieces(self, stack: ExitStack) -> list[Piece]:
+        """What is to be read, in the order of the files, which stay open as long as `stack`."""
+        files = []
+        for entry in self.manifest.files:
+            fs, path = storage.filesystem(file_uri(self.uri, entry))
+            with storage.storage_errors(path, "read"):
+                files.append(stack.enter_context(pq.ParquetFile(fs.open_input_file(path))))
+        return pieces_of_part(files, self.number, self.parts)
 
 
 def _cut(
