@@ -1,14 +1,16 @@
 """Scores of every algorithm on the same test rows: what the gate judges and the docs report.
 
-LiMAML is scored as it would be served: the global block on the *generated* embeddings, rounded as the store rounds
-them, the un-adapted meta block for tasks without one. The champion is scored alike, on embeddings of its own. The two
-controls are favoured: they keep live meta features, and their strength is chosen on validation.
+A scorer is one algorithm, bound to its model: a function of a batch of whole tasks. LiMAML is scored as it would be
+served: the global block on the *generated* embeddings, rounded as the store rounds them, the un-adapted meta block for
+tasks without one. A champion is scored alike, on embeddings of its own. The two controls are favoured: they keep live
+meta features, and their strength is chosen on validation.
 """
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from limaml.learning.baselines import task_intercept
 from limaml.learning.rows import Rows, support_and_query
 from limaml.model import Model
 from limaml.training.metrics import auc
+from limaml.training.truth import Truth
 
 log = logging.getLogger(__name__)
 
@@ -62,40 +65,168 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What only a simulation knows: [N] int64 row ids, ascending, and [N] float32 true probabilities."""
-
-    row_id: npt.NDArray[np.int64]
-    probability: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(cls, row_id: npt.NDArray[np.int64], probability: npt.NDArray[np.float32]) -> "Truth":
-        """Sort by row id."""
-        order = np.argsort(row_id)
-        return cls(row_id[order], probability[order])
-
-    def lookup(self, row_id: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """True probabilities of rows.
-
-        Raises:
-            DataError: one of them is not known.
-        """
-        place = np.searchsorted(self.row_id, row_id)
-        known = np.append(self.row_id, -1)[place] == row_id
-        if not known.all():
-            raise DataError(
-                f"no true probability for row_id {row_id[~known][0]}: truth and interactions are from different runs"
-            )
-        return self.probability[place]
-
-
-@dataclass(frozen=True)
 class Tuned:
     """Strengths of the controls, chosen on validation."""
 
     rate: float
     shrinkage: float
     ridge: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What scorers are shown: T whole tasks, of which the Q query rows are to be scored."""
+
+    batch: TaskBatch
+
+    @cached_property
+    def is_query(self) -> npt.NDArray[np.bool_]:
+        """[R] which rows are to be scored."""
+        return self.batch.is_query
+
+    @cached_property
+    def task_of_query(self) -> npt.NDArray[np.int64]:
+        """[Q] index of each query row's task in the batch."""
+        return self.batch.task_of_row[self.is_query]
+
+    @cached_property
+    def sides(self) -> tuple[Rows, Rows]:
+        """Support and query rows as tensors on the CPU, where models are loaded for evaluation."""
+        return support_and_query(self.batch)
+
+    @cached_property
+    def meta(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Meta features of the query rows: [Q, Mn] and [Q, Mc]."""
+        return self.batch.meta_numeric[self.is_query], self.batch.meta_category[self.is_query]
+
+    @cached_property
+    def other(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The other features of the query rows: [Q, On] and [Q, Oc]."""
+        return self.batch.other_numeric[self.is_query], self.batch.other_category[self.is_query]
+
+
+Scorer = Callable[[Scene], npt.NDArray[np.float32]]  # → [Q] probabilities
+
+
+def unadapted(model: Model) -> Scorer:
+    """The network as it is, on live features: the vanilla baseline, or θ before any fine-tuning."""
+    return lambda scene: model.predict_unadapted(*scene.meta, *scene.other)
+
+
+def finetuned(model: Model, steps: int, tuned: Tuned) -> Scorer:
+    """A network trained without an inner loop, adapted on each task's support rows all the same."""
+    return lambda scene: _probability(_finetuned(model, *scene.sides, steps, tuned.rate, tuned.shrinkage))
+
+
+def with_intercept(model: Model, tuned: Tuned) -> Scorer:
+    """The control every personalization is held against: one intercept per task on top of a fixed model."""
+    return lambda scene: _probability(_intercept(model, *scene.sides, tuned.ridge))
+
+
+def served(model: Model, embeddings: EmbeddingFiles, store_dtype: str) -> Scorer:
+    """LiMAML on generated embeddings, in the precision of the store; un-adapted for tasks without one."""
+    place, vectors = embeddings.lookup()
+    vectors = vectors.astype(store_dtype).astype(np.float32)
+
+    def score(scene: Scene) -> npt.NDArray[np.float32]:
+        stored = model.zero_shot(*scene.meta)
+        row = np.array([place.get(task, -1) for task in scene.batch.task_ids], dtype=np.int64)[scene.task_of_query]
+        stored[row >= 0] = vectors[row[row >= 0]]
+        return model.score(stored, *scene.other)
+
+    return score
+
+
+def adapted(model: Model) -> Scorer:
+    """A network adapted on each task's support rows and scored as adapted, features live: entire-network MAML.
+
+    It has no embedding of a fixed size, so it can't be generated ahead or served; it is what LiMAML is measured by.
+    """
+    steps = model.application.embeddings.finetune_steps
+
+    def score(scene: Scene) -> npt.NDArray[np.float32]:
+        support, query = scene.sides
+        weights = adapt(model.network, support, steps)
+        with torch.no_grad():
+            return _probability(model.network(query, weights))
+
+    return score
+
+
+def served_alive(model: Model) -> Scorer:
+    """LiMAML on embeddings it makes at once from the support rows: a champion beside its challenger."""
+    options = model.application.embeddings
+    return lambda scene: _probability(
+        served_logit(model.network, *scene.sides, options.finetune_steps, options.pooling)
+    )
+
+
+def truth_scorer(truth: Truth) -> Scorer:
+    """The best possible: the true probabilities."""
+    return lambda scene: truth.lookup(scene.batch.row_id[scene.is_query])
+
+
+def score_rows(test: TaskSet, scorers: Mapping[str, Scorer]) -> Scored:
+    """Score the query rows of a test set with every algorithm.
+
+    Raises:
+        DataError: the test set has no query rows, or a scorer lacks what it needs for one of them.
+    """
+    parts: dict[str, list[npt.NDArray]] = {name: [] for name in scorers}
+    labels, tasks, samples, task_ids = [], [], [], []
+    for batch in test.batches(TASKS_PER_BATCH):
+        scene = Scene(batch)
+        labels.append(batch.label[scene.is_query].astype(np.int8))
+        tasks.append(scene.task_of_query + len(task_ids))
+        samples.append(batch.support[scene.task_of_query])
+        task_ids.extend(batch.task_ids)
+        for name, scorer in scorers.items():
+            parts[name].append(scorer(scene).astype(np.float32))
+    if sum(map(len, labels)) == 0:
+        raise DataError(f"{test.uri}: no query rows to score; is the test window empty?")
+    return Scored(
+        np.concatenate(labels),
+        np.concatenate(tasks),
+        np.concatenate(samples),
+        task_ids,
+        {name: np.concatenate(values) for name, values in parts.items()},
+    )
+
+
+def score_test(
+    limaml: Model,
+    vanilla: Model,
+    embeddings: EmbeddingFiles,
+    test: TaskSet,
+    tuned: Tuned,
+    store_dtype: str,
+    champion: Model | None = None,
+    truth: Truth | None = None,
+) -> Scored:
+    """Score the query rows of a test set with all that the gate compares.
+
+    `store_dtype` is the precision embeddings are served in. `champion` makes its own embeddings from the same support
+    rows. `truth` adds the best possible scores.
+
+    Raises:
+        DataError: the test set has no query rows, or truth lacks one of them.
+    """
+    scorers = baselines(vanilla, tuned, limaml.application.embeddings.finetune_steps)
+    scorers |= {LIMAML: served(limaml, embeddings, store_dtype), LIMAML_UNADAPTED: unadapted(limaml)}
+    if champion is not None:
+        scorers[CHAMPION] = served_alive(champion)
+    if truth is not None:
+        scorers[BEST_POSSIBLE] = truth_scorer(truth)
+    return score_rows(test, scorers)
+
+
+def baselines(vanilla: Model, tuned: Tuned, steps: int) -> dict[str, Scorer]:
+    """Vanilla and the two controls on top of it; `steps` is how far fine-tuning goes."""
+    return {
+        VANILLA: unadapted(vanilla),
+        INTERCEPT: with_intercept(vanilla, tuned),
+        VANILLA_FINETUNED: finetuned(vanilla, steps, tuned),
+    }
 
 
 def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
@@ -121,80 +252,16 @@ def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
 
 
 def _finetuned(model: Model, support: Rows, query: Rows, steps: int, rate: float, shrinkage: float) -> torch.Tensor:
-    adapted = adapt(model.network, support, steps, rate=rate, shrinkage=shrinkage)
+    weights = adapt(model.network, support, steps, rate=rate, shrinkage=shrinkage)
     with torch.no_grad():
-        return model.network(query, adapted)
+        return model.network(query, weights)
 
 
+@torch.no_grad()
 def _intercept(model: Model, support: Rows, query: Rows, ridge: float) -> torch.Tensor:
     intercept_T = task_intercept(model.network(support), support, ridge)
     return model.network(query) + intercept_T[query.task_R]
 
 
-def score_test(
-    limaml: Model,
-    vanilla: Model,
-    embeddings: EmbeddingFiles,
-    test: TaskSet,
-    tuned: Tuned,
-    store_dtype: str,
-    champion: Model | None = None,
-    truth: Truth | None = None,
-) -> Scored:
-    """Score the query rows of a test set with every algorithm.
-
-    `store_dtype` is the precision embeddings are served in. `champion` makes its own embeddings from the same support
-    rows. `truth` adds the best possible scores.
-
-    Raises:
-        DataError: the test set has no query rows, or truth lacks one of them.
-    """
-    place, vectors = embeddings.lookup()
-    vectors = vectors.astype(store_dtype).astype(np.float32)
-    parts: dict[str, list[npt.NDArray]] = {}
-    labels, tasks, samples, task_ids = [], [], [], []
-    for batch in test.batches(TASKS_PER_BATCH):
-        support, query = support_and_query(batch, vanilla.device)
-        is_query = batch.is_query
-        row_task = batch.task_of_row[is_query]
-        labels.append(batch.label[is_query].astype(np.int8))
-        tasks.append(row_task + len(task_ids))
-        samples.append(batch.support[row_task])
-        task_ids.extend(batch.task_ids)
-        with torch.no_grad():
-            scores = {
-                VANILLA: torch.sigmoid(vanilla.network(query)).cpu().numpy(),
-                INTERCEPT: torch.sigmoid(_intercept(vanilla, support, query, tuned.ridge)).cpu().numpy(),
-            }
-        steps = limaml.application.embeddings.finetune_steps
-        finetuned = _finetuned(vanilla, support, query, steps, tuned.rate, tuned.shrinkage)
-        scores[VANILLA_FINETUNED] = torch.sigmoid(finetuned).cpu().numpy()
-        scores |= _as_served(limaml, batch, is_query, place, vectors)
-        if champion is not None:
-            options = champion.application.embeddings
-            logit_R = served_logit(champion.network, support, query, options.finetune_steps, options.pooling)
-            scores[CHAMPION] = torch.sigmoid(logit_R).cpu().numpy()
-        if truth is not None:
-            scores[BEST_POSSIBLE] = truth.lookup(batch.row_id[is_query])
-        for name, score in scores.items():
-            parts.setdefault(name, []).append(score.astype(np.float32))
-    if not labels or sum(map(len, labels)) == 0:
-        raise DataError(f"{test.uri}: no query rows to score; is the test window empty?")
-    return Scored(
-        np.concatenate(labels),
-        np.concatenate(tasks),
-        np.concatenate(samples),
-        task_ids,
-        {name: np.concatenate(values) for name, values in parts.items()},
-    )
-
-
-def _as_served(
-    model: Model, batch: TaskBatch, is_query: npt.NDArray[np.bool_], place: dict[str, int], vectors: npt.NDArray
-) -> dict[str, npt.NDArray]:
-    row_task = batch.task_of_row[is_query]
-    unadapted = model.zero_shot(batch.meta_numeric[is_query], batch.meta_category[is_query])
-    found = np.array([place.get(task, -1) for task in batch.task_ids], dtype=np.int64)[row_task]
-    stored = np.where((found >= 0)[:, None], vectors[found] if len(vectors) else unadapted, unadapted)
-    other = batch.other_numeric[is_query], batch.other_category[is_query]
-    return {LIMAML: model.score(stored, *other), LIMAML_UNADAPTED: model.score(unadapted, *other)}
+def _probability(logit_Q: torch.Tensor) -> npt.NDArray[np.float32]:
+    return torch.sigmoid(logit_Q).cpu().numpy()

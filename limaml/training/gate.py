@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from limaml import schema, storage
+from limaml import storage
 from limaml.config import Application, Gate
 from limaml.data import layout
 from limaml.data.embedding_files import EmbeddingFiles
 from limaml.data.member_cohorts import cohorts_of_tasks
 from limaml.data.tasks import TaskSet
-from limaml.errors import DataError, GateRefused, IntegrityError
+from limaml.errors import GateRefused, IntegrityError
 from limaml.manifest import Manifest, read_manifest
 from limaml.model import load_model, schema_changes
 from limaml.stage import Stage, entries
-from limaml.training.evaluation import CHAMPION, INTERCEPT, LIMAML, VANILLA, Scored, Truth, score_test, tune_controls
+from limaml.training.evaluation import CHAMPION, INTERCEPT, LIMAML, VANILLA, Scored, score_test, tune_controls
 from limaml.training.gate_page import decision_page, roc_points
 from limaml.training.metrics import relative_gain
 from limaml.training.slices import ALL, WITH_SUPPORT, Figure, figures
+from limaml.training.truth import truth_of
 from limaml.windows import TaskSplit
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def judge(
         vanilla = load_model(model, application, algorithm="vanilla")
         tuned = tune_controls(vanilla, validation_set, application.embeddings.finetune_steps)
         comparable = None if champion is None or schema_changes(champion.application, application) else champion
-        truth = _truth(application, data, split)
+        truth = truth_of(application, data, split)
         scored = score_test(challenger, vanilla, files, test_set, tuned, application.store.dtype, comparable, truth)
         cohorts = cohorts_of_tasks(application, scored.task_ids, data, split.boundary_time or split.window.start_time)
         table = figures(scored, cohorts)
@@ -165,25 +165,6 @@ def _listing(data: str | None) -> list[list[Any]]:
         for folder in (layout.TRUTH, layout.VISITS, layout.SIGNUPS)
         for info in storage.list_files(storage.join(data, folder), ".parquet")
     ]
-
-
-def _truth(application: Application, data: str | None, split: TaskSplit) -> Truth | None:
-    """True probabilities of simulated rows that are scored, where the data root has them and rows have ids."""
-    if data is None or application.data.row_id_column is None or not storage.exists(storage.join(data, layout.TRUTH)):
-        return None
-    # Rows before the boundary are support, never scored; they are most of the window.
-    days = {day for day in split.window.days if split.boundary is None or day >= split.boundary}
-    ids, probabilities = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-    for info in storage.list_files(storage.join(data, layout.TRUTH), ".parquet"):
-        if layout.day_of(info.path) not in days:
-            continue
-        fs, _ = storage.filesystem(data)
-        table = pq.read_table(fs.open_input_file(info.path))
-        if schema.TRUE_PROBABILITY not in table.column_names:
-            raise DataError(f"{info.path}: no column {schema.TRUE_PROBABILITY}")
-        ids.append(table[schema.ROW_ID].to_numpy())
-        probabilities.append(table[schema.TRUE_PROBABILITY].to_numpy())
-    return Truth.of(np.concatenate(ids), np.concatenate(probabilities))
 
 
 def _checks(table: list[Figure], scored: Scored, gate: Gate) -> list[Check]:

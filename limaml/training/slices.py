@@ -10,7 +10,13 @@ from limaml.training.evaluation import VANILLA, Scored
 from limaml.training.metrics import Metrics, evaluate, relative_gain
 
 ALL, WITH_SUPPORT = "all", "with_support"
-BUCKETS = {"samples_0": (0, 0), "samples_1_5": (1, 5), "samples_6_24": (6, 24), "samples_25_up": (25, None)}
+BUCKETS = {
+    "samples_0": (0, 0),
+    "samples_1_5": (1, 5),
+    "samples_6_24": (6, 24),
+    "samples_1_24": (1, 24),
+    "samples_25_up": (25, None),
+}
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,18 @@ def masks(scored: Scored, cohort_of_task: npt.NDArray[np.str_] | None) -> dict[s
     return {name: mask for name, mask in rows.items() if mask.any() or name in (ALL, WITH_SUPPORT)}
 
 
+def measure(scored: Scored, cohort_of_task: npt.NDArray[np.str_] | None = None) -> dict[str, dict[str, Metrics]]:
+    """slice → algorithm → metrics."""
+    return {
+        name: {a: evaluate(scored.task[mask], scored.label[mask], s[mask]) for a, s in scored.scores.items()}
+        for name, mask in masks(scored, cohort_of_task).items()
+    }
+
+
 def figures(scored: Scored, cohort_of_task: npt.NDArray[np.str_] | None = None) -> list[Figure]:
     """Every algorithm on every slice, vanilla first."""
-    result = []
-    for name, mask in masks(scored, cohort_of_task).items():
-        task, label = scored.task[mask], scored.label[mask]
-        by_algorithm = {algorithm: evaluate(task, label, s[mask]) for algorithm, s in scored.scores.items()}
-        base = by_algorithm[VANILLA].auc
-        result += [Figure(name, a, m, relative_gain(m.auc, base)) for a, m in by_algorithm.items()]
-    return result
+    return [
+        Figure(name, algorithm, metrics, relative_gain(metrics.auc, by_algorithm[VANILLA].auc))
+        for name, by_algorithm in measure(scored, cohort_of_task).items()
+        for algorithm, metrics in by_algorithm.items()
+    ]

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from limaml.errors import DataError
-from limaml.training.evaluation import Truth
 from limaml.training.metrics import auc, evaluate, grouped_auc, relative_gain
+from limaml.training.truth import Truth
 
 
 def sample(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
