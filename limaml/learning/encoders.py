@@ -87,7 +87,8 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, statistics: FeatureStatistics, category_width: int) -> None:
         super().__init__()
-        self.register_buffer("log", torch.tensor(statistics.log, dtype=torch.bool), persistent=False)
+        log = [i for i, is_log in enumerate(statistics.log) if is_log]
+        self.register_buffer("log", torch.tensor(log, dtype=torch.int64), persistent=False)
         self.register_buffer("mean", torch.tensor(statistics.mean, dtype=torch.float32), persistent=False)
         self.register_buffer("scale", torch.tensor(statistics.scale, dtype=torch.float32), persistent=False)
         nullable = [i for i, has_nulls in enumerate(statistics.nullable) if has_nulls]
@@ -106,12 +107,16 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
         """[R, n] and [R, c] raw → [R, width]."""
-        value = torch.where(self.log, numeric.sign() * numeric.abs().log1p(), numeric)
-        value = ((value - self.mean) / self.scale).clamp(-10, 10)
-        parts = [torch.nan_to_num(value, nan=0.0), numeric[:, self.nullable].isnan().to(numeric.dtype)]
+        value = numeric - self.mean
+        if len(self.log):
+            raw = numeric[:, self.log]
+            value[:, self.log] = raw.sign() * raw.abs().log1p() - self.mean[self.log]
+        parts = [value.div_(self.scale).clamp_(-10, 10).nan_to_num_(0.0)]
+        if len(self.nullable):
+            parts.append(numeric[:, self.nullable].isnan().to(numeric.dtype))
         for column, table in enumerate(self.tables):
             codes = getattr(self, f"codes_{column}")
             place = torch.searchsorted(codes, category[:, column].contiguous()).clamp(max=len(codes) - 1)
             known = codes[place] == category[:, column]
             parts.append(table(torch.where(known, place + 1, 0)))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from limaml.learning.encoders import FeatureEncoder, fit_statistics
+from limaml.learning.encoders import FeatureEncoder, FeatureStatistics, fit_statistics
 
 
 def batches() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -51,3 +51,21 @@ def test_a_constant_feature_and_an_empty_vocabulary_encode_to_something_finite()
     statistics = fit_statistics([(np.full((4, 1), 2.0, np.float32), np.zeros((4, 1), np.int64))], [False], [5])
     encoder = FeatureEncoder(statistics, 4)
     assert encoder(torch.tensor([[3.0], [1e30]]), torch.tensor([[0], [99]])).isfinite().all()
+
+
+@pytest.mark.parametrize("log", [[False, False], [False, True], [True, True]], ids=str)
+@pytest.mark.parametrize("nullable", [[False, False], [True, False]], ids=str)
+def test_every_mixture_of_features_equals_the_formula(log: list[bool], nullable: list[bool]) -> None:
+    encoder = FeatureEncoder(FeatureStatistics(log, [0.5, -1.0], [2.0, 0.1], nullable, []), 4)
+    random = np.random.default_rng(0)
+    raw = random.normal(scale=20, size=(50, 2)).astype(np.float32)
+    raw[random.random((50, 2)) < 0.2] = np.nan
+    raw[:2, 0] = np.inf, -np.inf
+    given = torch.from_numpy(raw.copy())
+    encoded = encoder(given, torch.zeros((50, 0), dtype=torch.int64)).numpy()
+    value = np.where(log, np.sign(raw) * np.log1p(np.abs(raw)), raw)
+    expected = np.nan_to_num(np.clip((value - [0.5, -1.0]) / [2.0, 0.1], -10, 10))
+    if nullable[0]:
+        expected = np.column_stack([expected, np.isnan(raw[:, 0])])
+    np.testing.assert_allclose(encoded, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(given.numpy(), raw)
