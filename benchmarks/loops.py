@@ -16,14 +16,14 @@ def split(rows: Rows) -> list[Rows]:
 
 def adapt_one(network: Network, support: Rows, steps: int, second_order: bool, direct: bool) -> dict[str, Tensor]:
     """The adapted parameters of one task after its inner steps."""
-    parameters = dict(network.meta_block.named_parameters())
-    adapted: dict[str, Tensor] = {name: parameters[name] for name in network.adapted_names}
+    adapted: dict[str, Tensor] = dict(network.adapted_parameters())
     if not second_order:
         adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
     for _ in range(steps):
         logit_R = _logit(network, support, adapted, frozen=direct)
         loss = F.binary_cross_entropy_with_logits(logit_R, support.label_R, reduction="sum")
-        loss = loss / (len(support.label_R) + network.log_shrinkage.exp())
+        shrunk = network.spec.inner_loss == "shrunk"
+        loss = loss / (len(support.label_R) + network.log_shrinkage.exp() if shrunk else max(len(support.label_R), 1))
         gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order)
         adapted = {
             name: value - network.rate(name) * gradient
@@ -51,14 +51,22 @@ def loop_embed(network: Network, tasks: list[Rows], steps: int) -> Tensor:
         adapted = adapt_one(network, support, steps, second_order=False, direct=True)
         with torch.no_grad():
             newest = support.meta_numeric[-1:], support.meta_category[-1:]
-            embeddings.append(functional_call(network.meta_block, adapted, (network.meta_encoder(*newest),)))
+            embeddings.append(
+                functional_call(network.meta_block, _below(adapted, "meta_block"), (network.meta_encoder(*newest),))
+            )
     return torch.cat(embeddings)
+
+
+def _below(adapted: dict[str, Tensor], block: str) -> dict[str, Tensor]:
+    prefix = f"{block}."
+    return {name.removeprefix(prefix): value for name, value in adapted.items() if name.startswith(prefix)}
 
 
 def _logit(network: Network, rows: Rows, adapted: dict[str, Tensor], frozen: bool = False) -> Tensor:
     x_RM, z_RO = network.encode(rows)
-    embedding_RW = functional_call(network.meta_block, adapted, (x_RM,))
-    if not frozen:
-        return network.global_block(z_RO, embedding_RW)
-    constant = {name: value.detach() for name, value in network.global_block.named_parameters()}
-    return functional_call(network.global_block, constant, (z_RO.detach(), embedding_RW))
+    embedding_RW = functional_call(network.meta_block, _below(adapted, "meta_block"), (x_RM,))
+    block, of_global = network.global_block, _below(adapted, "global_block")
+    if of_global or not frozen:
+        return functional_call(block, of_global, (z_RO, embedding_RW))
+    constant = {name: value.detach() for name, value in block.named_parameters()}
+    return functional_call(block, constant, (z_RO.detach(), embedding_RW))

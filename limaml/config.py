@@ -6,13 +6,11 @@ report are derived from it. Names say what they are; where the paper has a Greek
 
 import difflib
 import json
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from limaml.application_files import read_application
 from limaml.errors import ConfigError
 from limaml.manifest import fingerprint
 
@@ -44,6 +42,9 @@ class Feature(Section):
     )
     vocabulary: int = Field(
         default=256, ge=1, description="categorical: this many most frequent values get their own vector"
+    )
+    width: int | None = Field(
+        default=None, ge=1, description="categorical: width of its vectors, where network.category_width does not suit"
     )
     minimum: float | None = Field(default=None, description="numeric: rows below are quarantined")
     maximum: float | None = Field(default=None, description="numeric: rows above are quarantined")
@@ -147,9 +148,10 @@ class Network(Section):
     """The two blocks (§4)."""
 
     embedding_width: int = Field(default=16, ge=1, description="D, width of a meta embedding")
-    adapted: Literal["meta_block", "embedding"] = Field(
+    adapted: Literal["embedding", "meta_block", "network"] = Field(
         default="embedding",
-        description="what the inner loop moves: every weight of the meta block, or its output shift",
+        description="what the inner loop moves: a shift of the meta block's output, every weight of the meta block, or "
+        "of both blocks (entire-network MAML: a baseline to train and evaluate; it has no embedding to publish)",
     )
     meta_hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of the meta block")
     global_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the global block")
@@ -165,8 +167,10 @@ class Training(Section):
     """Alg. 2a and the recipe of §6.4."""
 
     epochs: int = Field(default=8, ge=1)
-    tasks_per_batch: int = Field(default=128, ge=1)
-    global_learning_rate: Positive = Field(default=0.002, description="β, of the outer loop, at 128 tasks a batch")
+    tasks_per_batch: int = Field(default=128, ge=1, description="tasks an outer step, of each process where there are several")
+    global_learning_rate: Positive = Field(
+        default=0.002, description="β, of the outer loop, at 128 tasks a batch; scaled by the tasks of all processes"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_fraction: Ratio = 0.1
     gradient_clip: Positive = Field(default=1.0, description="norm of the outer gradient")
@@ -177,6 +181,9 @@ class Training(Section):
         default="shrunk", description="shrunk: sum over (samples + κ), κ learned"
     )
     shrinkage: Positive = Field(default=3.0, description="κ's start, in samples")
+    meta_gradient: Literal["second_order", "first_order"] = Field(
+        default="second_order", description="first_order: the outer gradient takes inner gradients as constants"
+    )
     global_gradient: Literal["direct", "full"] = Field(
         default="full", description="whether ∂/∂θ_global passes the inner loop"
     )
@@ -187,7 +194,8 @@ class Training(Section):
     patience: int = Field(default=3, ge=1, description="epochs without a better validation AUC before stopping")
     checkpoint_steps: int = Field(default=500, ge=1, description="outer steps between checkpoints")
     seed: int = Field(default=0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where torch sees one")
+    tf32: bool = Field(default=False, description="on a GPU: products with inputs rounded to 10 bits, faster")
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's choice")
 
 
@@ -287,35 +295,16 @@ class Application(Section):
         return fingerprint(**{name: getattr(self, name).model_dump(mode="json") for name in sections})
 
 
-def shipped_applications() -> list[str]:
-    """Names of the applications that come with the package."""
-    folder = resources.files("limaml") / "applications"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 def load_application(name_or_path: str) -> Application:
     """A shipped application by its name, or one from a YAML file by its path.
+
+    A file may start from another application, `extends: kuairand` (a shipped name) or `extends: ./mine.yaml` (a path
+    beside it), and say only what differs; see `limaml.application_files`.
 
     Raises:
         ConfigError: no such application, not YAML, or fields that are wrong; all of them at once, each with its path.
     """
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"{name_or_path}: no such file")
-        text = path.read_text()
-    elif name_or_path in shipped_applications():
-        text = (resources.files("limaml") / "applications" / f"{name_or_path}.yaml").read_text()
-    else:
-        raise ConfigError(
-            f"no application {name_or_path!r}: give a path that ends in .yaml, or one of "
-            + ", ".join(shipped_applications())
-        )
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name_or_path}: not valid YAML: {error}") from error
-    return parse_application(content, name_or_path)
+    return parse_application(read_application(name_or_path), name_or_path)
 
 
 def application_from_json(text: str) -> Application:

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from limaml import storage
-from limaml.config import Application, parse_application
+from limaml.config import Application, Feature, parse_application
 from limaml.data.batches import TaskBatch
 from limaml.errors import ConfigError, DataError
 from limaml.learning.adaptation import embed
@@ -42,11 +42,16 @@ _SECTIONS = {"name", "title", "task", "features", "network", "training", "embedd
 def network_spec(application: Application) -> NetworkSpec:
     """The network an application asks for."""
     network, training = application.network, application.training
+
+    def widths(features: tuple[Feature, ...]) -> tuple[int, ...]:
+        return tuple(f.width or network.category_width for f in features if f.kind == "categorical")
+
     return NetworkSpec(
         embedding_width=network.embedding_width,
         meta_hidden=network.meta_hidden,
         global_hidden=network.global_hidden,
-        category_width=network.category_width,
+        meta_category_widths=widths(application.features.meta),
+        other_category_widths=widths(application.features.other),
         item_product=network.item_product,
         adapted_bias=network.adapted_bias,
         dropout=network.dropout,
@@ -84,8 +89,9 @@ class Model:
 
         `steps` and `pooling` default to the application's. Every task must have at least one support row.
         """
-        rows = rows_of(batch, self.device)
-        support = rows.where(torch.as_tensor(~batch.is_query).to(self.device))
+        support = rows_of(batch, self.device)
+        if (batch.support < batch.lengths).any():
+            support = support.where(torch.as_tensor(~batch.is_query).to(self.device))
         options = self.application.embeddings
         steps = options.finetune_steps if steps is None else steps
         return _numpy(embed(self.network, support, steps, pooling or options.pooling))

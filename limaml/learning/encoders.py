@@ -85,7 +85,7 @@ class FeatureEncoder(nn.Module):
     scale: Tensor
     nullable: Tensor
 
-    def __init__(self, statistics: FeatureStatistics, category_width: int) -> None:
+    def __init__(self, statistics: FeatureStatistics, category_widths: Sequence[int]) -> None:
         super().__init__()
         log = [i for i, is_log in enumerate(statistics.log) if is_log]
         self.register_buffer("log", torch.tensor(log, dtype=torch.int64), persistent=False)
@@ -97,10 +97,9 @@ class FeatureEncoder(nn.Module):
             # searchsorted needs a value to find: an empty vocabulary keeps one code no hash can have.
             known = torch.tensor(codes or [-1], dtype=torch.int64)
             self.register_buffer(f"codes_{column}", known, persistent=False)
-        widths = [min(category_width, len(codes) + 1) for codes in statistics.vocabulary]
-        self.tables = nn.ModuleList(
-            nn.Embedding(len(codes) + 1, width) for codes, width in zip(statistics.vocabulary, widths, strict=True)
-        )
+        sizes = [len(codes) + 1 for codes in statistics.vocabulary]
+        widths = [min(width, size) for width, size in zip(category_widths, sizes, strict=True)]
+        self.tables = nn.ModuleList(nn.Embedding(size, width) for size, width in zip(sizes, widths, strict=True))
         for table in self.tables:
             nn.init.normal_(table.weight, std=0.3)  # type: ignore[arg-type]
         self.width = len(statistics.log) + len(nullable) + sum(widths)

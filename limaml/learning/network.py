@@ -4,7 +4,7 @@ Shapes are those of `limaml.learning.rows`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limaml.learning.encoders import FeatureEncoder, FeatureStatistics
+from limaml.learning.piecewise import Linearized, LogitAndGradient
 from limaml.learning.rows import Rows
-
-Adapted = Mapping[str, Tensor]
+from limaml.learning.shifts import Shifts, below, linear
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,12 @@ class NetworkSpec:
     embedding_width: int
     meta_hidden: tuple[int, ...]
     global_hidden: tuple[int, ...]
-    category_width: int
+    meta_category_widths: tuple[int, ...]
+    other_category_widths: tuple[int, ...]
     item_product: bool
     adapted_bias: bool
     dropout: float
-    adapted: Literal["meta_block", "embedding"]
+    adapted: Literal["embedding", "meta_block", "network"]
     task_learning_rate: float
     learned_task_learning_rate: bool
     inner_loss: Literal["mean", "shrunk"]
@@ -38,38 +39,29 @@ class NetworkSpec:
 
 
 class MetaBlock(nn.Module):
-    """An MLP [R, M] → [R, W] whose adapted parameters may differ from task to task."""
+    """An MLP [R, M] → [R, W] whose parameters may be shifted from task to task."""
 
     def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
-    def forward(self, x_RM: Tensor, adapted: Adapted | None = None, rows: Rows | None = None) -> Tensor:
-        """The embeddings of rows, un-adapted or with `adapted`: parameter names of this block → tensors [T, …]."""
-        if not adapted:
-            return self._shared(x_RM)
-        assert rows is not None, "adapted parameters need to know the rows' tasks"
+    def forward(self, x_RM: Tensor, shifts: Shifts | None = None, rows: Rows | None = None) -> Tensor:
+        """The embeddings of rows, un-adapted or with `shifts` of this block's parameters."""
         h = x_RM
         for i, layer in enumerate(self.layers):
-            weight, bias = adapted.get(f"layers.{i}.weight"), adapted.get(f"layers.{i}.bias")
-            shared_weight: Tensor = layer.weight  # type: ignore[assignment]
-            shared_bias: Tensor = layer.bias  # type: ignore[assignment]
-            h = F.linear(h, shared_weight) if weight is None else linear_per_task(h, weight, rows)
-            h = h + (shared_bias if bias is None else bias[rows.task_R])
-            if i + 1 < len(self.layers):
-                h = F.relu(h)
-        return h
-
-    def _shared(self, x_RM: Tensor) -> Tensor:
-        h = self.layers[0](x_RM)
-        for layer in self.layers[1:]:
-            h = layer(F.relu(h))
+            h = linear(layer, F.relu(h) if i else h, shifts or {}, f"layers.{i}", rows)  # type: ignore[arg-type]
         return h
 
 
 class GlobalBlock(nn.Module):
-    """[R, O] and [R, W] → [R] logits: an MLP over features, embedding and their product, plus the adapted bias."""
+    """[R, O] and [R, W] → [R] logits: an MLP over features, embedding and their product, plus the adapted bias.
+
+    Any module called alike can take its place; one that has no `linearized` is differentiated by autograd, and where
+    it is not piecewise linear it must say so by `piecewise_linear = False`.
+    """
+
+    piecewise_linear = True
 
     def __init__(self, spec: NetworkSpec, inputs: int) -> None:
         super().__init__()
@@ -82,19 +74,59 @@ class GlobalBlock(nn.Module):
         self.out = nn.Linear(widths[-1], 1)
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, z_RO: Tensor, embedding_RW: Tensor) -> Tensor:
+    def forward(
+        self, z_RO: Tensor, embedding_RW: Tensor, shifts: Shifts | None = None, rows: Rows | None = None
+    ) -> Tensor:
+        """Logits of rows, with `shifts` of this block's parameters where every weight is adapted."""
+        shifts = shifts or {}
         e_RD = embedding_RW[:, : self.width]
         parts = [z_RO, e_RD]
         logit_R = embedding_RW[:, -1] if self.adapted_bias else embedding_RW.new_zeros(len(embedding_RW))
         if self.item is not None:
-            product_RD = e_RD * self.item(z_RO)
+            product_RD = e_RD * linear(self.item, z_RO, shifts, "item", rows)
             parts.append(product_RD)
             # Their plain dot product gives the inner loop a gradient along the item's vector from the first step on.
             logit_R = logit_R + product_RD.sum(1)
         h = torch.cat(parts, dim=1)
-        for layer in self.hidden:
-            h = self.dropout(F.relu(layer(h)))
-        return logit_R + self.out(h).squeeze(1)
+        for i, layer in enumerate(self.hidden):
+            h = self.dropout(F.relu(linear(layer, h, shifts, f"hidden.{i}", rows)))  # type: ignore[arg-type]
+        return logit_R + linear(self.out, h, shifts, "out", rows).squeeze(1)
+
+    def linearized(self, z_RO: Tensor, constant: bool) -> Linearized:
+        """Logit and ∂logit/∂embedding as functions of the embedding alone; `constant` cuts the gradient to θ_global.
+
+        What the first layer makes of the other features is computed once, however many steps follow.
+        """
+        of = torch.detach if constant else _itself
+        z_RO = of(z_RO)
+        layers = [*self.hidden, self.out]
+        weight, bias = of(layers[0].weight), of(layers[0].bias)
+        outer = z_RO.shape[1]
+        first_RH = F.linear(z_RO, weight[:, :outer], bias)
+        weight_e, weight_v, v_RD = weight[:, outer : outer + self.width], None, None
+        if self.item is not None:
+            v_RD = F.linear(z_RO, of(self.item.weight), of(self.item.bias))
+            weight_v = weight[:, outer + self.width :]
+        rest = [of(parameter) for layer in layers[1:] for parameter in (layer.weight, layer.bias)]
+
+        def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
+            e_RD = embedding_RW[:, : self.width]
+            result = LogitAndGradient.apply(first_RH, e_RD, v_RD, weight_e, weight_v, self._drops(z_RO), *rest)
+            logit_R, gradient_RD = result
+            if not self.adapted_bias:
+                return logit_R, gradient_RD
+            return logit_R + embedding_RW[:, -1], F.pad(gradient_RD, (0, 1), value=1.0)
+
+        return linearize
+
+    def _drops(self, like_RO: Tensor) -> Sequence[Tensor]:
+        if not self.training or self.dropout.p == 0:
+            return ()
+        return [self.dropout(like_RO.new_ones(len(like_RO), layer.out_features)) for layer in self.hidden]  # type: ignore[arg-type]
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class Network(nn.Module):
@@ -103,34 +135,39 @@ class Network(nn.Module):
     def __init__(self, spec: NetworkSpec, meta: FeatureStatistics, other: FeatureStatistics) -> None:
         super().__init__()
         self.spec = spec
-        self.meta_encoder = FeatureEncoder(meta, spec.category_width)
-        self.other_encoder = FeatureEncoder(other, spec.category_width)
+        self.meta_encoder = FeatureEncoder(meta, spec.meta_category_widths)
+        self.other_encoder = FeatureEncoder(other, spec.other_category_widths)
         self.width = spec.embedding_width + int(spec.adapted_bias)
         self.meta_block = MetaBlock(self.meta_encoder.width, spec.meta_hidden, self.width)
         self.global_block = GlobalBlock(spec, self.other_encoder.width)
-        last = f"layers.{len(spec.meta_hidden)}.bias"
-        names = [name for name, _ in self.meta_block.named_parameters()]
-        self.adapted_names = names if spec.adapted == "meta_block" else [last]
         learned = spec.learned_task_learning_rate
         start = math.log(spec.task_learning_rate)
-        parameters = dict(self.meta_block.named_parameters())
         self.log_rate = nn.ParameterDict(
             {
-                name.replace(".", "_"): nn.Parameter(torch.full_like(parameters[name], start), requires_grad=learned)
-                for name in self.adapted_names
+                name.replace(".", "_"): nn.Parameter(
+                    torch.full(parameter.shape if learned else (), start), requires_grad=learned
+                )
+                for name, parameter in self.adapted_parameters().items()
             }
         )
         self.log_shrinkage = nn.Parameter(
             torch.tensor(math.log(spec.shrinkage)), requires_grad=spec.inner_loss == "shrunk"
         )
 
-    def initial(self, tasks: int) -> dict[str, Tensor]:
-        """θ_meta's adapted parameters, one copy a task (views, no memory)."""
-        parameters = dict(self.meta_block.named_parameters())
-        return {name: parameters[name].expand(tasks, *parameters[name].shape) for name in self.adapted_names}
+    def adapted_parameters(self) -> dict[str, nn.Parameter]:
+        """What the inner loop shifts: the meta block's output bias, the meta block, or both blocks."""
+        if self.spec.adapted == "embedding":
+            return {self.output_shift: self.get_parameter(self.output_shift)}
+        blocks = ("meta_block",) if self.spec.adapted == "meta_block" else ("meta_block", "global_block")
+        return {f"{block}.{n}": p for block in blocks for n, p in self.get_submodule(block).named_parameters()}
+
+    @property
+    def output_shift(self) -> str:
+        """Name of the meta block's last bias, whose shift is a shift of the embedding."""
+        return f"meta_block.layers.{len(self.spec.meta_hidden)}.bias"
 
     def rate(self, name: str) -> Tensor:
-        """The task learning rate α of an adapted parameter, per coordinate."""
+        """The task learning rate α of an adapted parameter: per coordinate where learned, one number where fixed."""
         return self.log_rate[name.replace(".", "_")].exp()
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -140,18 +177,11 @@ class Network(nn.Module):
             self.other_encoder(rows.other_numeric, rows.other_category),
         )
 
-    def forward(self, rows: Rows, adapted: Adapted | None = None) -> Tensor:
-        """[R] logits, with `adapted` parameters or un-adapted."""
+    def forward(self, rows: Rows, shifts: Shifts | None = None) -> Tensor:
+        """[R] logits, un-adapted or with each task's `shifts`."""
         x_RM, z_RO = self.encode(rows)
-        return self.global_block(z_RO, self.meta_block(x_RM, adapted, rows))
-
-
-def linear_per_task(x_RI: Tensor, weight_TOI: Tensor, rows: Rows) -> Tensor:
-    """Multiply each row by its own task's matrix: rows are laid out as [T, longest, I] for one batched product."""
-    count_T = torch.bincount(rows.task_R, minlength=rows.tasks)
-    longest = int(count_T.max()) if len(rows.task_R) else 0
-    start_T = count_T.cumsum(0) - count_T
-    place_R = rows.task_R * longest + torch.arange(len(x_RI), device=x_RI.device) - start_T[rows.task_R]
-    padded = x_RI.new_zeros(rows.tasks * longest, x_RI.shape[1]).index_copy(0, place_R, x_RI)
-    out = torch.bmm(padded.view(rows.tasks, longest, -1), weight_TOI.transpose(1, 2))
-    return out.reshape(rows.tasks * longest, -1)[place_R]
+        embedding_RW = self.meta_block(x_RM, below(shifts, "meta_block"), rows)
+        of_global = below(shifts, "global_block")
+        if not of_global:
+            return self.global_block(z_RO, embedding_RW)
+        return self.global_block(z_RO, embedding_RW, of_global, rows)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limaml.learning.adaptation import adapt
+from limaml.learning.adaptation import GlobalGradient, MetaGradient, adapt
 from limaml.learning.network import Network
 from limaml.learning.rows import Rows
 
@@ -19,17 +19,18 @@ def limaml_loss(
     support: Rows,
     query: Rows,
     steps: int,
-    global_gradient: str = "full",
+    global_gradient: GlobalGradient = "full",
     unadapted_weight: float = 0.0,
     rows: Rows | None = None,
+    meta_gradient: MetaGradient = "second_order",
 ) -> Tensor:
     """Mean cross-entropy over query rows after each task's adaptation (Alg. 2a, lines 10-13).
 
     With `unadapted_weight`, the un-adapted network's mean loss on `rows` (all rows of the batch, those of dropped
     support sets included) is added, so that members without samples, who meet θ_meta as it is, stay well served.
     """
-    adapted = adapt(network, support, steps, second_order=True, global_gradient=global_gradient)
-    loss = F.binary_cross_entropy_with_logits(network(query, adapted), query.label_R)
+    shifts = adapt(network, support, steps, meta_gradient, global_gradient)
+    loss = F.binary_cross_entropy_with_logits(network(query, shifts), query.label_R)
     if unadapted_weight == 0 or rows is None:
         return loss
     return loss + unadapted_weight * vanilla_loss(network, rows)

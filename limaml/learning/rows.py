@@ -5,6 +5,7 @@ features · D embedding width · W = D plus the adapted bias where there is one 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,7 +37,18 @@ class Rows:
 
     def where(self, keep_R: Tensor) -> "Rows":
         """The rows a boolean mask keeps; tasks keep their numbers."""
-        index = keep_R.nonzero().squeeze(1)
+        return self._at(keep_R.nonzero().squeeze(1))
+
+    @cached_property
+    def count_T(self) -> Tensor:
+        """[T] int64 rows of each task."""
+        return torch.bincount(self.task_R, minlength=self.tasks)
+
+    def newest(self) -> "Rows":
+        """The most recent row of every task; every task must own one."""
+        return self._at(self.count_T.cumsum(0) - 1)
+
+    def _at(self, index: Tensor) -> "Rows":
         return Rows(
             self.meta_numeric[index],
             self.meta_category[index],
@@ -47,14 +59,45 @@ class Rows:
             self.tasks,
         )
 
-    @property
-    def count_T(self) -> Tensor:
-        """[T] rows of each task, in the labels' dtype."""
-        return self.sum_by_task(torch.ones_like(self.label_R))
+    def sum_by_task(self, value: Tensor) -> Tensor:
+        """[T] or [T, W] sums of per-row values [R] or [R, W]; 0 for a task without rows."""
+        if self._same_length:
+            return value.view(self.tasks, -1, *value.shape[1:]).sum(1)
+        return value.new_zeros(self.tasks, *value.shape[1:]).index_add(0, self.task_R, value)
 
-    def sum_by_task(self, value_R: Tensor) -> Tensor:
-        """[T] sums of a per-row value; 0 for a task without rows."""
-        return value_R.new_zeros(self.tasks).index_add(0, self.task_R, value_R)
+    def of_row(self, value: Tensor) -> Tensor:
+        """[R, …] each row's own task's value, of values [T, …]."""
+        if self._same_length:
+            return value.repeat_interleave(self.longest, 0, output_size=len(self.label_R))
+        return value[self.task_R]
+
+    @cached_property
+    def longest(self) -> int:
+        """S: rows of the longest task."""
+        return int(self.count_T.max()) if len(self.task_R) else 0
+
+    @cached_property
+    def _same_length(self) -> bool:
+        return 0 < len(self.task_R) == self.tasks * self.longest
+
+    @cached_property
+    def _place_R(self) -> Tensor:
+        """[R] where each row goes when every task has room for the longest one."""
+        start_T = self.count_T.cumsum(0) - self.count_T
+        order_R = torch.arange(len(self.task_R), device=self.task_R.device)
+        return self.task_R * self.longest + order_R - start_T[self.task_R]
+
+    def padded(self, value_RI: Tensor) -> Tensor:
+        """[T, S, I] the rows of each task beside each other, zeros behind the last one."""
+        if self._same_length:
+            return value_RI.view(self.tasks, self.longest, -1)
+        room = value_RI.new_zeros(self.tasks * self.longest, value_RI.shape[1])
+        return room.index_copy(0, self._place_R, value_RI).view(self.tasks, self.longest, -1)
+
+    def flat(self, value_TSI: Tensor) -> Tensor:
+        """[R, I] back from `padded`."""
+        value = value_TSI.reshape(self.tasks * self.longest, -1)
+        return value if self._same_length else value[self._place_R]
 
 
 def rows_of(batch: TaskBatch, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Rows:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limaml.learning.adaptation import adapt, embed
+from limaml.learning.adaptation import GlobalGradient, adapt, embed
 from limaml.learning.network import Network
 from limaml.learning.objective import drop_support, limaml_loss
 from limaml.learning.rows import Rows
+from limaml.learning.shifts import below
 from tests.limaml.learning.conftest import random_batch, split
 
 LENGTHS, SUPPORT = [9, 4, 1, 6, 3], [6, 2, 0, 6, 2]
@@ -30,7 +31,7 @@ def one_task(rows: Rows, task: int) -> Rows:
 def reference_adapted(network: Network, support: Rows, steps: int) -> Network:
     """Adapt one task by plain SGD on a copy of the network, as Alg. 2a reads."""
     fast = copy.deepcopy(network)
-    parameters: dict[str, torch.Tensor] = dict(fast.meta_block.named_parameters())
+    parameters: dict[str, torch.Tensor] = dict(fast.named_parameters())
     for _ in range(steps):
         loss = F.binary_cross_entropy_with_logits(fast(support), support.label_R, reduction="sum")
         samples = len(support.label_R)
@@ -38,9 +39,9 @@ def reference_adapted(network: Network, support: Rows, steps: int) -> Network:
             loss = loss / (samples + network.log_shrinkage.exp().detach())
         elif samples:
             loss = loss / samples
-        gradients = torch.autograd.grad(loss, [parameters[name] for name in network.adapted_names])
+        gradients = torch.autograd.grad(loss, [parameters[name] for name in network.adapted_parameters()])
         with torch.no_grad():
-            for name, gradient in zip(network.adapted_names, gradients, strict=True):
+            for name, gradient in zip(network.adapted_parameters(), gradients, strict=True):
                 parameters[name].sub_(network.rate(name) * gradient)
     return fast
 
@@ -64,12 +65,12 @@ def test_one_step_on_the_embedding_shift_has_its_closed_form(make_network: MakeN
         adapted="embedding", item_product=False, adapted_bias=True, learned_task_learning_rate=False, inner_loss="mean"
     )
     support, _ = split(random_batch([8, 5], [8, 5]))
-    start = dict(network.meta_block.named_parameters())["layers.1.bias"]
-    ours = adapt(network, support, 1)["layers.1.bias"]
+    ours = adapt(network, support, 1)["meta_block.layers.1.bias"]
+    assert isinstance(ours, torch.Tensor)
     # The adapted bias is added to the logit, so its gradient is the mean residual, whatever the network.
     residual_R = (torch.sigmoid(network(support)) - support.label_R).detach()
     for task, samples in enumerate([8, 5]):
-        expected = start[-1] - 0.3 * residual_R[support.task_R == task].sum() / samples
+        expected = -0.3 * residual_R[support.task_R == task].sum() / samples
         torch.testing.assert_close(ours[task, -1], expected.detach())
 
 
@@ -103,7 +104,7 @@ def test_direct_and_full_differ_only_in_what_passes_the_inner_loop(make_network:
     network = make_network()
     support, query = split(random_batch(LENGTHS, SUPPORT))
 
-    def gradients(mode: str) -> dict[str, torch.Tensor]:
+    def gradients(mode: GlobalGradient) -> dict[str, torch.Tensor]:
         network.zero_grad()
         limaml_loss(network, support, query, 1, mode).backward()
         return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
@@ -150,7 +151,7 @@ def test_pooling_latest_mean_max_and_cosine(make_network: MakeNetwork) -> None:
     network = make_network()
     support, _ = split(random_batch([5, 3], [5, 3]))
     adapted = adapt(network, support, 2)
-    rows = network.meta_block(network.encode(support)[0], adapted, support).detach()
+    rows = network.meta_block(network.encode(support)[0], below(adapted, "meta_block"), support).detach()
     for task, samples in enumerate([5, 3]):
         mine = rows[support.task_R == task]
         assert len(mine) == samples

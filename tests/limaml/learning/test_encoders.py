@@ -27,7 +27,7 @@ def test_statistics_stream_to_the_same_as_one_array() -> None:
 
 def test_encoding_standardizes_flags_nulls_and_shares_one_vector_for_the_unknown() -> None:
     statistics = fit_statistics(batches(), [False, True], [2])
-    encoder = FeatureEncoder(statistics, category_width=4)
+    encoder = FeatureEncoder(statistics, [4])
     numeric = torch.tensor([[statistics.mean[0] + statistics.scale[0], 0.0], [torch.nan, 0.0]])
     category = torch.tensor([[7], [12345]])
     encoded = encoder(numeric, category)
@@ -49,14 +49,14 @@ def test_a_feature_far_from_zero_keeps_its_spread() -> None:
 
 def test_a_constant_feature_and_an_empty_vocabulary_encode_to_something_finite() -> None:
     statistics = fit_statistics([(np.full((4, 1), 2.0, np.float32), np.zeros((4, 1), np.int64))], [False], [5])
-    encoder = FeatureEncoder(statistics, 4)
+    encoder = FeatureEncoder(statistics, [4])
     assert encoder(torch.tensor([[3.0], [1e30]]), torch.tensor([[0], [99]])).isfinite().all()
 
 
 @pytest.mark.parametrize("log", [[False, False], [False, True], [True, True]], ids=str)
 @pytest.mark.parametrize("nullable", [[False, False], [True, False]], ids=str)
 def test_every_mixture_of_features_equals_the_formula(log: list[bool], nullable: list[bool]) -> None:
-    encoder = FeatureEncoder(FeatureStatistics(log, [0.5, -1.0], [2.0, 0.1], nullable, []), 4)
+    encoder = FeatureEncoder(FeatureStatistics(log, [0.5, -1.0], [2.0, 0.1], nullable, []), [])
     random = np.random.default_rng(0)
     raw = random.normal(scale=20, size=(50, 2)).astype(np.float32)
     raw[random.random((50, 2)) < 0.2] = np.nan
