@@ -167,7 +167,7 @@ class Training(Section):
     """Alg. 2a and the recipe of §6.4."""
 
     epochs: int = Field(default=8, ge=1)
-    tasks_per_batch: int = Field(default=128, ge=1, description="tasks an outer step, of each process where there are several")
+    tasks_per_batch: int = Field(default=128, ge=1, description="tasks an outer step, of each process")
     global_learning_rate: Positive = Field(
         default=0.002, description="β, of the outer loop, at 128 tasks a batch; scaled by the tasks of all processes"
     )

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from limaml import storage
+from limaml.application_files import shipped_applications
 from limaml.cli.common import emit
 from limaml.cli.experiment import play_test
-from limaml.config import Application, load_application, shipped_applications
+from limaml.config import Application, load_application
 from limaml.errors import ConfigError, GateRefused
 from limaml.windows import Window
 from limaml.workspace import Workspace
@@ -114,7 +115,10 @@ def fitting_application(data: str) -> str:
     files = [path] if storage.is_local(data) and storage.local_path(data).is_file() else []
     files = files or [info.path for info in storage.list_files(data, ".parquet") if "/visits/" not in info.path]
     columns = set(pq.read_schema(files[0], filesystem=fs).names) if files else set()
-    fitting = [name for name in shipped_applications() if _needed(load_application(name)) <= columns]
+    # One that extends another reads the same logs; whoever wants it names it.
+    fitting = [
+        name for name in shipped_applications(with_extensions=False) if _needed(load_application(name)) <= columns
+    ]
     if len(fitting) != 1:
         found = f"{', '.join(fitting)} fit" if fitting else "no shipped application fits"
         raise ConfigError(f"--data {data}: {found} its columns; name one, or your own YAML, with --app")

@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
 
 def check(names: Names = None, app: AppOption = "", as_json: Json = False) -> None:
     """Say whether configurations are right; all that is wrong in one at once, each with its path."""
-    from limaml.config import load_application, shipped_applications
+    from limaml.application_files import shipped_applications
+    from limaml.config import load_application
 
     chosen = [*(names or []), *([app] if app else [])] or shipped_applications()
     result = {}

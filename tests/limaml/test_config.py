@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
+from limaml.application_files import shipped_applications
 from limaml.config import (
     Application,
     application_from_json,
     load_application,
     parse_application,
-    shipped_applications,
 )
 from limaml.errors import ConfigError
 from tests.conftest import SMALL
@@ -33,10 +33,16 @@ def message(content: Any) -> str:
     return str(caught.value)
 
 
-def test_the_seven_shipped_applications_load_under_their_own_names() -> None:
+def test_the_shipped_applications_load_under_their_own_names() -> None:
     assert shipped_applications() == [
         "kuairand",
+        "kuairand_strong",
+        "kuairand_strong_user_type",
+        "kuairand_user_type",
         "movietweetings",
+        "movietweetings_strong",
+        "movietweetings_strong_user_type",
+        "movietweetings_user_type",
         "pclick_user",
         "pclick_user_type",
         "pinvite_invitee",

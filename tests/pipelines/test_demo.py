@@ -31,7 +31,7 @@ def test_a_log_that_fits_none_or_several_asks_for_a_name(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="no shipped application fits its columns; name one"):
         fitting_application(_log(tmp_path / "log.parquet", {"user_id", "item_id"}))
     both = _needed(load_application("ptap"))
-    with pytest.raises(ConfigError, match="pclick_user, pclick_user_type, ptap fit its columns"):
+    with pytest.raises(ConfigError, match="pclick_user, ptap fit its columns"):
         fitting_application(_log(tmp_path / "log.parquet", both))
     with pytest.raises(ConfigError, match="nothing there"):
         fitting_application(str(tmp_path / "gone.parquet"))

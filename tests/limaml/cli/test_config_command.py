@@ -7,8 +7,9 @@ import pytest
 import typer
 import yaml
 
+from limaml.application_files import shipped_applications
 from limaml.cli import common, config
-from limaml.config import Application, application_from_json, load_application, shipped_applications
+from limaml.config import Application, application_from_json, load_application
 
 
 def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
