@@ -110,11 +110,11 @@ def _by_name(items: list[Any], changes: list[Any], known: Plain | None = None) -
 
 def _full(item: Any) -> Plain:
     """A bare name is a feature of that name."""
-    return {"name": item} if isinstance(item, str) else item
+    return item if isinstance(item, dict) else {"name": item}
 
 
 def _name(item: Any) -> Any:
-    return item.get("name") if isinstance(item, dict) else item
+    return str(item.get("name") if isinstance(item, dict) else item)
 
 
 def _at(content: Any, *path: str) -> Any:
