@@ -1,9 +1,11 @@
 """What a person watching a command sees: log lines and progress, all on standard error.
 
-Standard output belongs to results alone, so that `--json` can promise one object and nothing else there.
+Standard output belongs to results alone, so that `--json` can promise one object and nothing else there. Of the
+processes that torchrun starts one speaks for all; the others only warn.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,11 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 stderr = Console(stderr=True, soft_wrap=True)
+
+
+def leads() -> bool:
+    """Whether this process speaks: it was started alone, or is the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -29,12 +36,12 @@ def configure_logging(level: int = logging.INFO) -> None:
     handler.limaml = True  # type: ignore[attr-defined]
     root.addHandler(handler)
     for name in ("limaml", "monitoring", "components", "pipelines"):
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(level if leads() else max(level, logging.WARNING))
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A Rich progress display on standard error; silent where standard error is no terminal."""
+    """A Rich progress display on standard error; silent where that is no terminal, or another process speaks."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -43,5 +50,5 @@ def progress() -> Iterator[Progress]:
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+    with Progress(*columns, console=stderr, transient=True, disable=not (stderr.is_terminal and leads())) as bar:
         yield bar

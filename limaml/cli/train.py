@@ -23,15 +23,20 @@ def register(app: typer.Typer) -> None:
         date: Date,
         as_json: Json = False,
     ) -> None:
-        """Train θ and the vanilla baseline on the same batches; log the run to MLflow."""
+        """Train θ and the vanilla baseline on the same batches; log the run to MLflow.
+
+        With a GPU each: torchrun --nproc-per-node N --no-python limaml train …
+        """
         from limaml.config import load_application
+        from limaml.console import leads
         from limaml.training.train import train_model
         from limaml.workspace import Workspace
 
         application = load_application(app_name)
         place = Workspace(workspace, application.name)
         manifest = train_model(train_set, validation, place.model(""), application, place.tracking_uri(), date.date())
-        emit({**manifest.counts, **manifest.details}, as_json)
+        if leads():
+            emit({**manifest.counts, **manifest.details}, as_json)
 
     @app.command()
     def gate(

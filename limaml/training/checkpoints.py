@@ -1,39 +1,52 @@
-"""Where a killed training run goes on, to the bit: weights, optimizer, best weights so far, position and history."""
+"""Where a killed training run goes on, to the bit: weights, optimizer, best weights so far, position and history.
+
+A checkpoint is one file on the model's storage, replaced at once: whoever starts next, on whatever machine, finds the
+last whole one.
+"""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
+
+from limaml import storage
+from limaml.errors import DataError
 
 _STATE = "state"
 
 
-def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], position: dict[str, Any]) -> None:
+def save_checkpoint(uri: str, tensors: dict[str, dict[str, Tensor]], position: dict[str, Any]) -> None:
     """Write groups of tensors and a JSON position as one file, replacing the last checkpoint at once."""
     flat = {
         f"{group}/{name}": value.detach().cpu().contiguous().clone()
         for group, values in tensors.items()
         for name, value in values.items()
     }
-    temporary = path.with_name(f".{path.name}")
-    # Through bytes: on a full disk safetensors' own file writer raises no OSError.
-    temporary.write_bytes(save(flat, metadata={_STATE: json.dumps(position)}))
-    temporary.replace(path)
+    storage.write_bytes(uri, save(flat, metadata={_STATE: json.dumps(position)}))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Groups of tensors and the position, or None where there is no checkpoint."""
-    if not path.exists():
-        return None
-    from safetensors import safe_open
+def read_checkpoint(uri: str) -> bytes:
+    """The file as it is; empty where there is none."""
+    return storage.read_bytes(uri) if storage.exists(uri) else b""
 
-    with safe_open(path, framework="pt") as file:
-        position = json.loads(file.metadata()[_STATE])
+
+def parse_checkpoint(data: bytes, uri: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Groups of tensors and the position.
+
+    Raises:
+        DataError: the bytes are not a checkpoint.
+    """
+    try:
+        flat = load(data)
+        header = int.from_bytes(data[:8], "little")
+        position = json.loads(json.loads(data[8 : 8 + header])["__metadata__"][_STATE])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"{uri}: not a whole checkpoint ({error}); delete it to train from the start") from error
     tensors: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(path).items():
+    for key, value in flat.items():
         group, _, name = key.partition("/")
         tensors.setdefault(group, {})[name] = value
     return tensors, position

@@ -1,16 +1,22 @@
-"""The outer loop (Alg. 2a) by the recipe of §6.4, for LiMAML and for the vanilla baseline alike."""
+"""The outer loop (Alg. 2a) by the recipe of §6.4, for LiMAML and for the vanilla baseline alike.
+
+It runs in one process or in several that go in step, each on its own part of the tasks (`limaml.training.distributed`).
+"""
 
 import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from limaml import storage
 from limaml.config import Embeddings, Training
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
@@ -19,9 +25,17 @@ from limaml.errors import DataError
 from limaml.learning.adaptation import served_logit
 from limaml.learning.network import Network
 from limaml.learning.objective import drop_support, limaml_loss, vanilla_loss
+from limaml.learning.precision import fast_products
 from limaml.learning.rows import rows_of, support_and_query
 from limaml.model import Algorithm
-from limaml.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from limaml.training.checkpoints import (
+    optimizer_tensors,
+    parse_checkpoint,
+    read_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from limaml.training.distributed import ALONE, Processes, Shares
 from limaml.training.metrics import auc
 
 log = logging.getLogger(__name__)
@@ -46,31 +60,37 @@ def fit(
     validation: TaskSet,
     settings: Training,
     embeddings: Embeddings,
-    checkpoint: Path,
+    checkpoint: str | Path,
+    processes: Processes = ALONE,
 ) -> list[Epoch]:
     """Train `network` in place, keep the weights of the best validation AUC, and return the epochs.
 
     Validation makes each task's embedding from its support rows and scores its query rows with it, as generation and
-    serving will; the vanilla baseline scores without one. The run continues from `checkpoint` where there is one, on a
-    CPU with as many threads to the same bits; the caller removes the file.
+    serving will; the vanilla baseline scores without one. The run continues from the file `checkpoint` where there is
+    one, on a CPU with as many threads and processes to the same bits; the caller removes the file.
+
+    Several processes call this alike, each with the whole task sets: it takes its own part of them. All return the
+    same epochs and hold the same weights.
 
     Raises:
         DataError: the loss is not finite, or validation has one class only.
     """
-    run = _Run(network, algorithm, settings, checkpoint, train.batch_count(settings.tasks_per_batch))
+    train, validation = (tasks.part(processes.rank, processes.world) for tasks in (train, validation))
+    shares = Shares.of(train, settings.tasks_per_batch, processes)
+    run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes)
     # Only per-task matrices are padded; batches that look like the data learn better.
     by_length = network.spec.adapted == "meta_block"
-    with progress() as bar:
+    with _products(run.device, settings.tf32), progress() as bar:
         task = bar.add_task(f"train {algorithm}", total=run.total_steps, completed=run.step, note="")
         while not run.finished:
-            started, tasks_seen = time.monotonic(), 0
-            for batch in run.remaining(train.batches(settings.tasks_per_batch, settings.seed, run.epoch, by_length)):
+            started = time.monotonic()
+            before = run.tasks_seen
+            for batch in run.remaining(train.batches(shares.own, settings.seed, run.epoch, by_length)):
                 run.train_on(batch)
-                tasks_seen += batch.tasks
                 bar.update(task, completed=run.step, note=f"loss {run.mean_loss:.4f}")
             seconds = time.monotonic() - started
-            score = validation_auc(network, algorithm, validation, embeddings)
-            run.end_epoch(score, tasks_seen / max(seconds, 1e-9))
+            score = validation_auc(network, algorithm, validation, embeddings, processes)
+            run.end_epoch(score, (run.tasks_seen - before) / max(seconds, 1e-9))
             last = run.history[-1]
             log.info(
                 "train %s: epoch %d of %d, loss %.4f, validation AUC %.4f, %.0f tasks/s",
@@ -84,27 +104,53 @@ class _Run:
     """State of a run between steps: all of it is in the checkpoint."""
 
     def __init__(
-        self, network: Network, algorithm: Algorithm, settings: Training, checkpoint: Path, per_epoch: int
+        self,
+        network: Network,
+        algorithm: Algorithm,
+        settings: Training,
+        checkpoint: str,
+        shares: Shares,
+        processes: Processes,
     ) -> None:
         self.network, self.settings = network, settings
         self.algorithm: Algorithm = algorithm
-        self.checkpoint = checkpoint
-        self.total_steps = max(1, per_epoch * settings.epochs)
+        self.checkpoint, self.shares, self.processes = checkpoint, shares, processes
+        self.total_steps = max(1, shares.steps * settings.epochs)
         self.optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=1.0)
         self.epoch = self.batch = self.step = 0
+        self.tasks_seen = 0
         self.loss_sum = 0.0
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = _copy(network)
         self.device = next(network.parameters()).device
-        if (saved := load_checkpoint(checkpoint)) is not None:
-            tensors, position = saved
-            network.load_state_dict(tensors["network"])
-            restore_optimizer(self.optimizer, tensors["optimizer"])
-            self.best = tensors["best"]
-            self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
-            self.loss_sum = position["loss_sum"]
-            self.history = [Epoch(**epoch) for epoch in position["history"]]
-            log.info("train %s: continuing at epoch %d, step %d", algorithm, self.epoch + 1, self.step)
+        # One process reads, so that all go on from the same file.
+        if saved := processes.share(read_checkpoint(checkpoint) if processes.first else b""):
+            self._restore(*parse_checkpoint(saved, checkpoint))
+        processes.equalize(network)
+
+    def _restore(self, tensors: dict[str, dict[str, Tensor]], position: dict[str, Any]) -> None:
+        self.network.load_state_dict(tensors["network"])
+        restore_optimizer(self.optimizer, tensors["optimizer"])
+        self.best = tensors["best"]
+        self.history = [Epoch(**epoch) for epoch in position["history"]]
+        self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
+        self.loss_sum = position["loss_sum"]
+        if position["processes"] != self.processes.world:
+            self._go_on_with_other_processes(position)
+        log.info("train %s: continuing at epoch %d, step %d", self.algorithm, self.epoch + 1, self.step)
+
+    def _go_on_with_other_processes(self, position: dict[str, Any]) -> None:
+        """Tasks now lie in other parts: leave out as large a share of the epoch's batches as was done of it before."""
+        self.batch = position["batch"] * self.shares.steps // max(position["steps"], 1)
+        self.step = self.epoch * self.shares.steps + self.batch
+        self.loss_sum *= self.batch / max(position["batch"], 1)
+        if self.processes.first:
+            log.warning(
+                "train %s: %d processes wrote the checkpoint, %d go on: of epoch %d, %d of %d steps count as done, "
+                "and a task may be used twice in it or not at all",
+                self.algorithm, position["processes"], self.processes.world, self.epoch + 1, self.batch,
+                self.shares.steps,
+            )  # fmt: skip
 
     @property
     def mean_loss(self) -> float:
@@ -120,34 +166,28 @@ class _Run:
         waited = 0 if best is None else self.history[-1].number - best.number
         return self.epoch >= self.settings.epochs or waited >= self.settings.patience
 
-    def remaining(self, batches: Iterator[TaskBatch]) -> Iterator[TaskBatch]:
-        """An epoch's batches from the checkpoint's position on."""
-        for number, batch in enumerate(batches):
+    def remaining(self, batches: Iterator[TaskBatch]) -> Iterator[TaskBatch | None]:
+        """An epoch's batches from the checkpoint's position on; None in steps this process has no tasks left for."""
+        for number in range(self.shares.steps):
+            batch = next(batches, None)
             if number >= self.batch:
                 yield batch
 
-    def train_on(self, batch: TaskBatch) -> None:
+    def train_on(self, batch: TaskBatch | None) -> None:
+        """One outer step of all processes; this one brings a batch, or nothing."""
         settings = self.settings
         # Randomness depends on the position alone, so that a resumed run draws what an unbroken one would.
-        torch.manual_seed(hash((settings.seed, self.epoch, self.batch)))
+        position = (settings.seed, self.epoch, self.batch)
+        torch.manual_seed(hash(position if self.processes.first else (*position, self.processes.rank)))
         self.network.train()
-        rows = rows_of(batch, self.device)
-        is_query = torch.as_tensor(batch.is_query).to(self.device)
-        if self.algorithm == "vanilla":
-            loss = vanilla_loss(self.network, rows)
-        else:
-            support, query = rows.where(~is_query), rows.where(is_query)
-            support = drop_support(support, settings.support_drop, torch.default_generator)
-            loss = limaml_loss(
-                self.network, support, query, settings.inner_steps, settings.global_gradient,
-                settings.unadapted_loss_weight, rows,
-            )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._share_of_loss(batch)
+        if loss.requires_grad:
+            loss.backward()
+        value = self.processes.sum_gradients(self.network.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate() * group["factor"]
-        value = float(loss.detach())
         if not math.isfinite(value):
             raise DataError(
                 f"the {self.algorithm} training loss became {value} at epoch {self.epoch + 1}, batch {self.batch + 1}: "
@@ -160,6 +200,36 @@ class _Run:
         if self.step % settings.checkpoint_steps == 0:
             self.save()
 
+    def _share_of_loss(self, batch: TaskBatch | None) -> Tensor:
+        """What this batch adds to the loss of all processes' batches taken as one.
+
+        That loss has a mean over query rows and, for the un-adapted term, one over all rows. A process's own means
+        count by its share of those rows, which is 1 for a process alone.
+        """
+        settings = self.settings
+        is_query = np.zeros(0, bool) if batch is None else batch.is_query
+        tasks, rows_all, query_all = self.processes.sum(
+            0 if batch is None else batch.tasks, len(is_query), int(is_query.sum())
+        )
+        self.tasks_seen += int(tasks)
+        if batch is None:
+            return torch.zeros((), device=self.device)
+        rows = rows_of(batch, self.device)
+        of_rows = batch.rows / rows_all
+        if self.algorithm == "vanilla":
+            return of_rows * vanilla_loss(self.network, rows)
+        unadapted_weight = settings.unadapted_loss_weight * of_rows
+        if not is_query.any():
+            return unadapted_weight * vanilla_loss(self.network, rows)
+        of_query = int(is_query.sum()) / query_all
+        query_R = torch.as_tensor(is_query).to(self.device)
+        support, query = rows.where(~query_R), rows.where(query_R)
+        support = drop_support(support, settings.support_drop, torch.default_generator)
+        return of_query * limaml_loss(
+            self.network, support, query, settings.inner_steps, settings.global_gradient,
+            unadapted_weight / of_query, rows, settings.meta_gradient,
+        )  # fmt: skip
+
     def end_epoch(self, score: float, tasks_per_second: float) -> None:
         before = self.best_epoch
         self.epoch += 1
@@ -170,19 +240,29 @@ class _Run:
         self.save()
 
     def save(self) -> None:
+        """Write the checkpoint, from one process: the others hold the same."""
+        if not self.processes.first:
+            return
         tensors = {
             "network": dict(self.network.state_dict()),
             "optimizer": optimizer_tensors(self.optimizer),
             "best": self.best,
         }
-        position = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "loss_sum": self.loss_sum}
-        position["history"] = [vars(epoch) for epoch in self.history]
+        position = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "history": [vars(epoch) for epoch in self.history],
+            "processes": self.processes.world,
+            "steps": self.shares.steps,
+        }
         save_checkpoint(self.checkpoint, tensors, position)
 
     def _rate(self) -> float:
         """Linear warm-up, then cosine decay to a twentieth; scaled linearly with the batch (§6.4)."""
         settings = self.settings
-        peak = settings.global_learning_rate * settings.tasks_per_batch / RECIPE_TASKS
+        peak = settings.global_learning_rate * self.shares.all / RECIPE_TASKS
         warmup = settings.warmup_fraction * self.total_steps
         if self.step < warmup:
             return peak * (self.step + 1) / (warmup + 1)
@@ -190,11 +270,16 @@ class _Run:
         return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def validation_auc(network: Network, algorithm: Algorithm, validation: TaskSet, embeddings: Embeddings) -> float:
-    """AUC of a task set's query rows as served, on embeddings made from its support rows; vanilla has none."""
+def validation_auc(
+    network: Network, algorithm: Algorithm, validation: TaskSet, embeddings: Embeddings, processes: Processes = ALONE
+) -> float:
+    """AUC of a task set's query rows as served, on embeddings made from its support rows; vanilla has none.
+
+    Each process scores its own part `validation`; the AUC is that of all rows together.
+    """
     network.eval()
     device = next(network.parameters()).device
-    labels, scores = [], []
+    labels, scores = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     for batch in validation.batches(512):
         support, query = support_and_query(batch, device)
         if algorithm == "vanilla":
@@ -204,13 +289,29 @@ def validation_auc(network: Network, algorithm: Algorithm, validation: TaskSet, 
             logit_R = served_logit(network, support, query, embeddings.finetune_steps, embeddings.pooling)
         scores.append(logit_R.cpu().numpy())
         labels.append(query.label_R.cpu().numpy())
-    value = auc(np.concatenate(labels), np.concatenate(scores))
+    label, score = (processes.gather(np.concatenate(parts)) for parts in (labels, scores))
+    value = auc(label, score)
     if value is None:
         raise DataError(
             f"the validation rows of {validation.uri} hold one class only: "
             "widen windows.validation_days or check the label"
         )
     return value
+
+
+@contextmanager
+def _products(device: torch.device, tf32: bool) -> Iterator[None]:
+    """The fastest products that are exact enough: on a CPU float32's, on a GPU TF32 only where it was asked for."""
+    if device.type == "cpu":
+        with fast_products(device):
+            yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _parameter_groups(network: Network, weight_decay: float) -> list[dict]:
