@@ -36,7 +36,7 @@ SAMPLES = "samples"
 
 
 def task_set_schema(meta_numeric: int, meta_category: int, other_numeric: int, other_category: int) -> pa.Schema:
-    """Columns of a task-set shard.
+    """Columns of a task set's rows; a shard holds each list as one value of bytes (`limaml.data.shards`).
 
     Numeric features are one fixed-size list of float32 per row (NaN for null); categorical features one fixed-size list
     of int64 codes (a stable 63-bit hash of the value's text; 0 for null). Both follow the order of the configuration.

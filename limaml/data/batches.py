@@ -69,10 +69,15 @@ class TaskBatch:
         chosen = np.asarray(tasks, np.int64)
         return self._gather(chosen, self.lengths[chosen], self.support[chosen])
 
-    def support_only(self) -> "TaskBatch":
-        """The support rows alone, of the tasks that have any: what an embedding is fine-tuned on (Alg. 2b)."""
-        chosen = np.flatnonzero(self.support > 0)
-        return self._gather(chosen, self.support[chosen], self.support[chosen])
+    def support_only(self, tasks: npt.ArrayLike | None = None) -> "TaskBatch":
+        """The support rows alone, of the tasks that have any: what an embedding is fine-tuned on (Alg. 2b).
+
+        `tasks` are the indices of those to take, in this order; without them, all. Where the rows follow each other
+        already, they are not copied: the arrays are then views of this batch's.
+        """
+        chosen = np.arange(self.tasks) if tasks is None else np.asarray(tasks, np.int64)
+        chosen = chosen[self.support[chosen] > 0]
+        return self._gather(chosen, self.support[chosen], self.support[chosen], share=True)
 
     @staticmethod
     def concatenate(batches: Sequence["TaskBatch"]) -> "TaskBatch":
@@ -89,11 +94,20 @@ class TaskBatch:
         )
 
     def _gather(
-        self, chosen: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], support: npt.NDArray[np.int64]
+        self,
+        chosen: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        support: npt.NDArray[np.int64],
+        share: bool = False,
     ) -> "TaskBatch":
-        """The first `lengths` rows of the chosen tasks."""
+        """The first `lengths` rows of the chosen tasks; `share` allows views where the rows follow each other."""
         offsets = _offsets(lengths)
-        index = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        shift = self.offsets[chosen] - offsets[:-1]
+        index: npt.NDArray[np.int64] | slice
+        if share and len(chosen) and (shift == shift[0]).all():
+            index = slice(shift[0], shift[0] + offsets[-1])
+        else:
+            index = np.arange(offsets[-1]) + np.repeat(shift, lengths)
         rows = {name: getattr(self, name)[index] for name in _ROW_ARRAYS}
         return TaskBatch(task_ids=[self.task_ids[task] for task in chosen], offsets=offsets, support=support, **rows)
 

@@ -1,5 +1,11 @@
-"""A task set's shard as a file: row groups cut between tasks, so that each one can be read by itself."""
+"""A task set's shard as a file: row groups cut between tasks, so that each one can be read by itself.
 
+A row's features of one kind are stored as one value, `fixed_size_binary` of width × 4 or 8 little-endian bytes, and not
+as a list: Parquet keeps two levels beside every item of a list, which cost more to decode than the items themselves.
+What a member's rows have in common then repeats in one piece, which zstd finds.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limaml.data.batches import TaskBatch
+from limaml.errors import DataError
 from limaml.schema import (
     EVENT_TIME,
     IS_QUERY,
@@ -23,6 +30,17 @@ from limaml.schema import (
 )
 
 ROW_GROUP_ROWS = 1 << 17
+# Features are compressed where that takes a tenth off a sample of them: on noise, zstd would be most of reading's cost.
+SAMPLE_BYTES = 1 << 20
+MINIMUM_SAVING = 0.1
+_ZSTD_LEVEL = 3
+
+_FEATURES = {
+    META_NUMERIC: np.dtype("<f4"),
+    META_CATEGORY: np.dtype("<i8"),
+    OTHER_NUMERIC: np.dtype("<f4"),
+    OTHER_CATEGORY: np.dtype("<i8"),
+}
 
 
 class ShardWriter:
@@ -33,32 +51,21 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        lists = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
-        items = {name: f"{name}.list.element" for name in lists}
-        floats = [items[name] for name, kind in lists.items() if pa.types.is_floating(kind)]
         self.rows = 0
+        self._path = path
         self._pending = schema.empty_table()
         self._lengths = np.zeros(0, np.int64)
-        # Bytes of floats compress when split by position; sorted times and row ids as differences.
-        options: dict[str, Any] = {
-            "compression": "zstd",
-            "compression_level": 1,
-            "use_dictionary": [TASK_ID, *(items[name] for name in lists if items[name] not in floats)],
-            "column_encoding": {
-                **dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-                **dict.fromkeys((EVENT_TIME, ROW_ID), "DELTA_BINARY_PACKED"),
-            },
-            "write_statistics": [EVENT_TIME],
-        }
-        self._writer = pq.ParquetWriter(path, schema, **options)
+        self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is None and self._pending.num_rows:
+        # A shard without tasks is a file as well.
+        if kind is None and (self._pending.num_rows or self._writer is None):
             self._write_group(self._pending)
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def write(self, table: pa.Table, lengths: npt.NDArray[np.int64]) -> None:
         """Append tasks: their rows, and how many each has."""
@@ -79,22 +86,78 @@ class ShardWriter:
         self._lengths = lengths[first:]
 
     def _write_group(self, table: pa.Table) -> None:
-        self._writer.write_table(table.combine_chunks(), row_group_size=table.num_rows)
+        stored = _stored(table.combine_chunks())
+        if self._writer is None:
+            # The first group depends on the tasks alone, and so does what is decided from it.
+            self._writer = pq.ParquetWriter(self._path, stored.schema, **_options(stored))
+        if stored.num_rows:
+            self._writer.write_table(stored, row_group_size=stored.num_rows)
 
 
-def read_row_group(file: pq.ParquetFile, group: int, widths: dict[str, int]) -> TaskBatch:
-    """The tasks of one row group; feature columns of no width come back as [R, 0]."""
-    table = file.read_row_group(group).combine_chunks()
-    columns = {name: table.column(name).chunk(0) for name in table.column_names}
+def _stored(table: pa.Table) -> pa.Table:
+    """The table with each list of features as one value; no byte is copied."""
+    columns, fields = [], []
+    for field in table.schema:
+        column = table.column(field.name)
+        array = column.chunk(0) if column.num_chunks else pa.array([], field.type)
+        if pa.types.is_fixed_size_list(field.type):
+            items = array.flatten().to_numpy().astype(_FEATURES[field.name], copy=False)
+            kind = pa.binary(field.type.list_size * items.itemsize)
+            array = pa.FixedSizeBinaryArray.from_buffers(kind, len(array), [None, pa.py_buffer(items)])
+        columns.append(array)
+        fields.append(pa.field(field.name, array.type, nullable=False))
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _options(first: pa.Table) -> dict[str, Any]:
+    """How the file of this first row group is written."""
+    noise = {name for name in _FEATURES if name in first.schema.names and not _compresses(first.column(name))}
+    return {
+        "compression": {name: "none" if name in noise else "zstd" for name in first.schema.names},
+        "compression_level": {name: _ZSTD_LEVEL for name in first.schema.names if name not in noise},
+        "use_dictionary": [name for name in (TASK_ID, META_CATEGORY, OTHER_CATEGORY) if name in first.schema.names],
+        # Sorted times and row ids are small as differences.
+        "column_encoding": dict.fromkeys((EVENT_TIME, ROW_ID), "DELTA_BINARY_PACKED"),
+        "write_statistics": [EVENT_TIME],
+    }
+
+
+def _compresses(column: pa.ChunkedArray) -> bool:
+    if not len(column):
+        return False
+    sample = column.chunk(0).buffers()[1][:SAMPLE_BYTES]
+    packed = pa.Codec("zstd", compression_level=_ZSTD_LEVEL).compress(sample)
+    return len(packed) < (1 - MINIMUM_SAVING) * len(sample)
+
+
+def read_row_group(file: pq.ParquetFile, group: int, widths: dict[str, int], row_ids: bool = True) -> TaskBatch:
+    """The tasks of one row group; feature columns of no width come back as [R, 0].
+
+    `row_ids=False` leaves them unread: they come back as 0.
+
+    Raises:
+        DataError: the file is not of this format.
+    """
+    names = [TASK_ID, EVENT_TIME, *([ROW_ID] if row_ids else []), LABEL, IS_QUERY]
+    features = [name for name in _FEATURES if widths[name]]
+    stored = file.schema_arrow
+    for name in features:
+        size = widths[name] * _FEATURES[name].itemsize
+        if name not in stored.names or stored.field(name).type != pa.binary(size):
+            raise DataError(f"a task set's column {name} is not {size} bytes a row; group the tasks again")
+    table = file.read_row_group(group, columns=[*names, *features])
+    columns = {name: _one_chunk(table.column(name)) for name in table.column_names}
     task_ids = columns[TASK_ID].dictionary_encode()
     codes = task_ids.indices.to_numpy()
     starts = np.flatnonzero(np.concatenate([[True], np.diff(codes) != 0]))
     query = columns[IS_QUERY].to_numpy(zero_copy_only=False)
 
-    def matrix(name: str, dtype: npt.DTypeLike) -> np.ndarray:
+    def matrix(name: str) -> np.ndarray:
         if not widths[name]:
-            return np.empty((table.num_rows, 0), dtype)
-        return columns[name].flatten().to_numpy().reshape(-1, widths[name])
+            return np.empty((table.num_rows, 0), _FEATURES[name])
+        column = columns[name]
+        items = np.frombuffer(column.buffers()[1], _FEATURES[name], offset=column.offset * column.type.byte_width)
+        return items[: table.num_rows * widths[name]].reshape(-1, widths[name])
 
     return TaskBatch(
         task_ids=task_ids.dictionary.take(pa.array(codes[starts])).to_pylist(),
@@ -102,9 +165,26 @@ def read_row_group(file: pq.ParquetFile, group: int, widths: dict[str, int]) -> 
         support=np.add.reduceat(~query, starts, dtype=np.int64),
         label=columns[LABEL].to_numpy().astype(np.float32),
         event_time=columns[EVENT_TIME].cast(pa.int64()).to_numpy(),
-        row_id=columns[ROW_ID].to_numpy(),
-        meta_numeric=matrix(META_NUMERIC, np.float32),
-        meta_category=matrix(META_CATEGORY, np.int64),
-        other_numeric=matrix(OTHER_NUMERIC, np.float32),
-        other_category=matrix(OTHER_CATEGORY, np.int64),
+        row_id=columns[ROW_ID].to_numpy() if row_ids else np.zeros(table.num_rows, np.int64),
+        meta_numeric=matrix(META_NUMERIC),
+        meta_category=matrix(META_CATEGORY),
+        other_numeric=matrix(OTHER_NUMERIC),
+        other_category=matrix(OTHER_CATEGORY),
     )
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def support_batches(file: pq.ParquetFile, widths: dict[str, int], tasks_per_batch: int) -> Iterator[TaskBatch]:
+    """The support rows of every task that has any, in batches of tasks of similar length.
+
+    Memory holds one row group. A batch may share it, so it is gone once the next group is asked for.
+    """
+    for group in range(file.num_row_groups):
+        batch = read_row_group(file, group, widths, row_ids=False)
+        order = np.argsort(batch.support, kind="stable")
+        order = order[np.searchsorted(batch.support[order], 1) :]
+        for first in range(0, len(order), tasks_per_batch):
+            yield batch.support_only(order[first : first + tasks_per_batch])

@@ -82,6 +82,7 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
             "row_id_column": application.data.row_id_column,
             "shards": application.grouping.shards,
         },
+        version=2,
     )
     return stage.run(lambda directory: _build(directory, stage, validated, source, split))
 

@@ -62,3 +62,18 @@ def test_support_only_drops_query_rows_and_tasks_without_support(batch: TaskBatc
 def test_rows_know_their_task(batch: TaskBatch):
     assert batch.task_of_row.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 3, 3]
     assert batch.is_query.tolist() == [False, False, True, True, False, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("tasks", [[0, 2, 3], [3, 0], [1], [], [2, 2]], ids=str)
+def test_support_only_of_some_tasks(batch: TaskBatch, tasks: list[int]):
+    every = {name: values for name, *values in by_task(batch.support_only())}
+    found = by_task(batch.support_only(tasks))
+    assert [name for name, *_ in found] == [batch.task_ids[task] for task in tasks if batch.support[task]]
+    assert all(values == every[name] for name, *values in found)
+
+
+def test_support_that_lies_together_is_not_copied():
+    batch = make_batch([3, 4, 2], [3, 4, 1])
+    assert np.shares_memory(batch.support_only([0, 1]).other_numeric, batch.other_numeric)
+    assert not np.shares_memory(batch.support_only([1, 0]).other_numeric, batch.other_numeric)
+    assert not np.shares_memory(batch.take([0, 1]).other_numeric, batch.other_numeric)

@@ -13,7 +13,7 @@ from limaml.data import shards, tasks
 from limaml.data.batches import TaskBatch
 from limaml.data.tasks import TaskSet, group_tasks
 from limaml.errors import IntegrityError
-from tests.limaml.data.test_tasks import TRAIN, application, log_rows, read_back, write_validated
+from tests.limaml.data.test_tasks import TRAIN, application, log_rows, read_back, stored_features, write_validated
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_without_a_seed_batches_follow_the_files(task_set: TaskSet):
     table = pa.concat_tables(files)
     batch = TaskBatch.concatenate(list(task_set.batches(10)))
     assert batch.row_id.tolist() == table.column("row_id").to_pylist()
-    np.testing.assert_array_equal(batch.meta_numeric, np.array(table.column("meta_numeric").to_pylist(), np.float32))
-    np.testing.assert_array_equal(batch.other_category, np.array(table.column("other_category").to_pylist()))
+    np.testing.assert_array_equal(batch.meta_numeric, stored_features(table, "meta_numeric", "<f4"))
+    np.testing.assert_array_equal(batch.other_category, stored_features(table, "other_category", "<i8"))
 
 
 def test_epochs_differ_and_a_seed_repeats(task_set: TaskSet):
