@@ -102,17 +102,29 @@ def ab_report(
 
 def reproduce(
     app: App,
-    data: DataUri,
-    workspace: WorkspaceUri,
-    seeds: Annotated[int, typer.Option(help="How many times θ and the baseline are trained anew.")] = 3,
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="controls, table3, table4, table5, table9, table10, table11_13, table14, ablations or refresh."
+        ),
+    ] = "controls",
+    workspace: WorkspaceUri = ".reproduce",
+    data: Annotated[
+        str, typer.Option("--data", help="Your own flat log or data root, instead of a simulated world a seed.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(help="How many times all is trained anew; intervals are over these.")] = 5,
+    members: Annotated[int, typer.Option(min=1, help="Members of a simulated world.")] = 2500,
+    items: Annotated[int, typer.Option(min=1, help="Items of a simulated world.")] = 2000,
     run_date: RunDate = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a log over several seeds: every algorithm and control, with intervals; into a workspace of its own."""
+    """One of the paper's tables, measured: every algorithm and slice with its AUC, GAUC and gains with intervals."""
     from limaml.config import load_application
-    from pipelines.reproduce import reproduce
+    from pipelines.reproduce.logs import World
+    from pipelines.reproduce.run import reproduce
 
-    result = reproduce(load_application(app), workspace, data, seeds, _day(run_date))
+    world = World(members, items)
+    result = reproduce(table, load_application(app), workspace, data, seeds, world, _day(run_date))
     common.emit(result if as_json else {"table": result["markdown"]}, as_json)
 
 

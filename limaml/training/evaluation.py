@@ -137,24 +137,11 @@ def served(model: Model, embeddings: EmbeddingFiles, store_dtype: str) -> Scorer
     return score
 
 
-def adapted(model: Model) -> Scorer:
-    """A network adapted on each task's support rows and scored as adapted, features live: entire-network MAML.
-
-    It has no embedding of a fixed size, so it can't be generated ahead or served; it is what LiMAML is measured by.
-    """
-    steps = model.application.embeddings.finetune_steps
-
-    def score(scene: Scene) -> npt.NDArray[np.float32]:
-        support, query = scene.sides
-        weights = adapt(model.network, support, steps)
-        with torch.no_grad():
-            return _probability(model.network(query, weights))
-
-    return score
-
-
 def served_alive(model: Model) -> Scorer:
-    """LiMAML on embeddings it makes at once from the support rows: a champion beside its challenger."""
+    """Adapted on the support rows on the spot: a champion beside its challenger, or entire-network MAML.
+
+    The latter has no embedding of a fixed size, so it can't be generated ahead; it is what LiMAML is measured by.
+    """
     options = model.application.embeddings
     return lambda scene: _probability(
         served_logit(model.network, *scene.sides, options.finetune_steps, options.pooling)
