@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from limaml.learning.network import MetaBlock, Network
 from limaml.learning.piecewise import Linearized, linearized_by_autograd
 from limaml.learning.rows import Rows
-from limaml.learning.shifts import LowRank, Shift, Shifts, below, times_weight, times_weight_transposed
+from limaml.learning.shifts import LowRank, Shift, Shifts, below
 
 MetaGradient = Literal["second_order", "first_order", "none"]
 GlobalGradient = Literal["direct", "full"]
@@ -75,7 +75,7 @@ def adapt(
         loop = _Loop(network, support, x_RM, weight_T, steps, rate, meta_gradient)
         direct = global_gradient == "direct" and network.spec.adapted != "network"
         constant = direct or meta_gradient != "second_order"
-        linearize = None if by_autograd else _linearized(network, z_RO, constant)
+        linearize = None if by_autograd else _linearized(network, z_RO, constant, steps)
         if linearize is not None and network.spec.adapted == "embedding":
             return loop.shift_embedding(linearize)
         if linearize is not None and isinstance(network.meta_block, MetaBlock) and network.spec.adapted == "meta_block":
@@ -83,12 +83,12 @@ def adapt(
         return loop.by_autograd(z_RO, constant)
 
 
-def _linearized(network: Network, z_RO: Tensor, constant: bool) -> Linearized | None:
+def _linearized(network: Network, z_RO: Tensor, constant: bool, steps: int) -> Linearized | None:
     block = network.global_block
     if not getattr(block, "piecewise_linear", False):
         return None
     if hasattr(block, "linearized"):
-        return block.linearized(z_RO, constant)
+        return block.linearized(z_RO, constant, steps)
     return linearized_by_autograd(lambda e_RW: block(z_RO.detach(), e_RW)) if constant else None
 
 
@@ -109,10 +109,6 @@ class _Loop:
         """Where inner gradients are computed: without a graph unless the outer gradient passes through them."""
         return nullcontext() if self.meta_gradient == "second_order" else torch.no_grad()
 
-    def by_task(self, value: Tensor) -> Tensor:
-        """A task's weight, shaped to multiply [T, …]."""
-        return self.weight_T.view(-1, *[1] * (value.dim() - 1))
-
     def shift_embedding(self, linearize: Linearized) -> Shifts:
         support, name = self.support, self.network.output_shift
         step_TW = self.weight_T[:, None] * self.rate(name)
@@ -131,58 +127,32 @@ class _Loop:
 
     def shift_meta_block(self, linearize: Linearized) -> Shifts:
         """Forward and backward pass of the block written out, so that the outer gradient needs no second one."""
-        support = self.support
-        block: MetaBlock = self.network.meta_block
-        weights: list[Tensor] = [layer.weight for layer in block.layers]  # type: ignore[misc]
-        first_RH = block.layers[0](self.x_RM)
-        input_TSM = support.padded(self.x_RM)
-        shifts: dict[str, Shift] = {}
+        support, layers = self.support, _Layer.of(self)
+        scale_R = support.of_row(self.weight_T)
+        if (rate := self.one_rate()) is not None:
+            scale_R = scale_R * rate
+        x_TSM = support.padded(self.x_RM)
         for _ in range(self.steps):
             with self.inner_gradient():
-                inputs, a_RH = [input_TSM], first_RH
-                for i, layer in enumerate(block.layers):
-                    if i:
-                        h_RH = F.relu(a_RH)
-                        inputs.append(support.padded(h_RH))
-                        a_RH = layer(h_RH)
-                    a_RH = self._shifted(a_RH, inputs[i], shifts, i)
-                logit_R, slope_RW = linearize(a_RH)
-                delta_TSU = support.padded((torch.sigmoid(logit_R) - support.label_R)[:, None] * slope_RW)
-                deltas = [delta_TSU]
-                for i in range(len(weights) - 1, 0, -1):
-                    back_TSI = delta_TSU @ weights[i]
-                    if (shift := shifts.get(_weight(i))) is not None:
-                        back_TSI = back_TSI + times_weight_transposed(delta_TSU, shift)
-                    delta_TSU = back_TSI * (inputs[i] > 0)
-                    deltas.insert(0, delta_TSU)
-            for i, delta_TSU in enumerate(deltas):
-                self._move(shifts, i, inputs[i], delta_TSU)
-        return shifts
+                inputs_TSI, a_TSU = [x_TSM], layers[0].forward(x_TSM)
+                for layer in layers[1:]:
+                    inputs_TSI.append(F.relu(a_TSU))
+                    a_TSU = layer.forward(inputs_TSI[-1])
+                logit_R, slope_RW = linearize(support.flat(a_TSU))
+                residual_R = (torch.sigmoid(logit_R) - support.label_R) * scale_R
+                deltas_TSU = [support.padded(residual_R[:, None] * slope_RW)]
+                for layer, input_TSI in zip(layers[:0:-1], inputs_TSI[:0:-1], strict=True):
+                    back_TSI = layer.backward(deltas_TSU[0])
+                    deltas_TSU.insert(0, torch.ops.aten.threshold_backward(back_TSI, input_TSI, 0))
+            for layer, input_TSI, delta_TSU in zip(layers, inputs_TSI, deltas_TSU, strict=True):
+                layer.step(input_TSI, delta_TSU)
+        return {name: shift for layer in layers for name, shift in layer.shifts()}
 
-    def _shifted(self, a_RU: Tensor, input_TSI: Tensor, shifts: Shifts, i: int) -> Tensor:
-        weight, bias = shifts.get(_weight(i)), shifts.get(_bias(i))
-        if weight is not None:
-            a_RU = a_RU + self.support.flat(times_weight(input_TSI, weight))
-        return a_RU if bias is None else a_RU + self.support.of_row(bias)  # type: ignore[arg-type]
-
-    def _move(self, shifts: dict[str, Shift], i: int, input_TSI: Tensor, delta_TSU: Tensor) -> None:
-        """Take one step with layer i, given its inputs and its backward signal."""
-        sum_TU = delta_TSU.sum(1)
-        bias_TU = -self.rate(_bias(i)) * self.by_task(sum_TU) * sum_TU
-        shifts[_bias(i)] = bias_TU + shifts.get(_bias(i), 0)  # type: ignore[operator]
-        rate, before = self.rate(_weight(i)), shifts.get(_weight(i))
-        inputs, units, rank = input_TSI.shape[2], delta_TSU.shape[2], input_TSI.shape[1]
-        # The first layer's inputs are the same at every step; those of others would add to the rank with each.
-        thin = rank * (inputs + units) <= 2 * inputs * units and (i == 0 or self.steps == 1)
-        if thin and (not isinstance(rate, Tensor) or rate.dim() == 0):
-            factor_TSU = rate * self.by_task(delta_TSU) * delta_TSU
-            if isinstance(before, LowRank):
-                factor_TSU = factor_TSU + before.delta_TSU
-            shifts[_weight(i)] = LowRank(input_TSI, factor_TSU)
-            return
-        gradient_TUI = torch.bmm(delta_TSU.mT, input_TSI)
-        moved_TUI = -rate * self.by_task(gradient_TUI) * gradient_TUI
-        shifts[_weight(i)] = moved_TUI if before is None else moved_TUI + before  # type: ignore[operator]
+    def one_rate(self) -> Tensor | float | None:
+        """α, where all adapted parameters share one."""
+        if self.fixed_rate is not None:
+            return self.fixed_rate
+        return None if self.network.spec.learned_task_learning_rate else self.rate(self.network.output_shift)
 
     def by_autograd(self, z_RO: Tensor, constant: bool) -> Shifts:
         network, support, second = self.network, self.support, self.meta_gradient == "second_order"
@@ -207,12 +177,69 @@ class _Loop:
         return dict(shifts)
 
 
-def _weight(i: int) -> str:
-    return f"meta_block.layers.{i}.weight"
+class _Layer:
+    """A layer of the meta block on its way through the inner loop: shared parameters and every task's shift of them.
 
+    The first layer's inputs are the same at every step, so its shift stays a sum of outer products of one rank, known
+    on the support rows by their inner products alone; so does any layer's after a single step. Others are [T, U, I].
+    """
 
-def _bias(i: int) -> str:
-    return f"meta_block.layers.{i}.bias"
+    def __init__(self, loop: _Loop, index: int, layer: nn.Linear) -> None:
+        self.name = f"meta_block.layers.{index}"
+        self.shared = layer
+        rank, inputs, units = loop.support.longest, layer.in_features, layer.out_features
+        same_input = index == 0 or loop.steps == 1
+        one_rate = loop.one_rate() is not None
+        self.thin = one_rate and same_input and rank * (inputs + units) <= 2 * inputs * units
+        self.rates = None if one_rate else (loop.rate(f"{self.name}.weight"), loop.rate(f"{self.name}.bias"))
+        self.input_TSI: Tensor | None = None
+        self.factor_TSU: Tensor | None = None
+        self.weight_TUI: Tensor | None = None
+        self.bias_TU: Tensor | None = None
+        self.first_TSU: Tensor | None = None
+        self.products_TSS: Tensor | None = None
+
+    @classmethod
+    def of(cls, loop: _Loop) -> list["_Layer"]:
+        return [cls(loop, index, layer) for index, layer in enumerate(loop.network.meta_block.layers)]  # type: ignore[arg-type]
+
+    def forward(self, input_TSI: Tensor) -> Tensor:
+        if self.factor_TSU is not None:
+            assert self.first_TSU is not None
+            if self.products_TSS is None:
+                # One more product of ones with ones: the bias's shift.
+                self.products_TSS = torch.bmm(input_TSI, input_TSI.mT) + 1
+            return torch.baddbmm(self.first_TSU, self.products_TSS, self.factor_TSU, alpha=-1)
+        if self.weight_TUI is None or self.bias_TU is None:
+            first_TSU = self.shared(input_TSI)
+            self.first_TSU = first_TSU
+            return first_TSU
+        weight_TUI = self.shared.weight + self.weight_TUI
+        return torch.baddbmm((self.shared.bias + self.bias_TU)[:, None], input_TSI, weight_TUI.mT)
+
+    def backward(self, delta_TSU: Tensor) -> Tensor:
+        if self.weight_TUI is None:
+            return delta_TSU @ self.shared.weight
+        return torch.bmm(delta_TSU, self.shared.weight + self.weight_TUI)
+
+    def step(self, input_TSI: Tensor, delta_TSU: Tensor) -> None:
+        if self.thin:
+            self.input_TSI = input_TSI
+            self.factor_TSU = delta_TSU if self.factor_TSU is None else self.factor_TSU + delta_TSU
+            return
+        weight_TUI, bias_TU = torch.bmm(delta_TSU.mT, input_TSI), delta_TSU.sum(1)
+        if self.rates is not None:
+            weight_TUI, bias_TU = weight_TUI * self.rates[0], bias_TU * self.rates[1]
+        self.weight_TUI = -weight_TUI if self.weight_TUI is None else self.weight_TUI - weight_TUI
+        self.bias_TU = -bias_TU if self.bias_TU is None else self.bias_TU - bias_TU
+
+    def shifts(self) -> list[tuple[str, Shift]]:
+        weight, bias = f"{self.name}.weight", f"{self.name}.bias"
+        if self.input_TSI is not None and self.factor_TSU is not None:
+            return [(weight, LowRank(self.input_TSI, self.factor_TSU)), (bias, -self.factor_TSU.sum(1))]
+        assert self.weight_TUI is not None
+        assert self.bias_TU is not None
+        return [(weight, self.weight_TUI), (bias, self.bias_TU)]
 
 
 def embed(network: Network, support: Rows, steps: int, pooling: str = "latest") -> Tensor:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limaml.learning.encoders import FeatureEncoder, FeatureStatistics
-from limaml.learning.piecewise import Linearized, LogitAndGradient
+from limaml.learning.piecewise import Linearized, PiecewiseLinear, along
 from limaml.learning.rows import Rows
 from limaml.learning.shifts import Shifts, below, linear
+
+CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -92,37 +94,52 @@ class GlobalBlock(nn.Module):
             h = self.dropout(F.relu(linear(layer, h, shifts, f"hidden.{i}", rows)))  # type: ignore[arg-type]
         return logit_R + linear(self.out, h, shifts, "out", rows).squeeze(1)
 
-    def linearized(self, z_RO: Tensor, constant: bool) -> Linearized:
+    def linearized(self, z_RO: Tensor, constant: bool, steps: int = 1) -> Linearized:
         """Logit and ∂logit/∂embedding as functions of the embedding alone; `constant` cuts the gradient to θ_global.
 
-        What the first layer makes of the other features is computed once, however many steps follow.
+        What the first layer makes of the other features is kept where several `steps` follow. Rows go through in
+        chunks that stay in the processor's cache.
         """
         of = torch.detach if constant else _itself
-        z_RO = of(z_RO)
         layers = [*self.hidden, self.out]
         weight, bias = of(layers[0].weight), of(layers[0].bias)
         outer = z_RO.shape[1]
-        first_RH = F.linear(z_RO, weight[:, :outer], bias)
-        weight_e, weight_v, v_RD = weight[:, outer : outer + self.width], None, None
-        if self.item is not None:
-            v_RD = F.linear(z_RO, of(self.item.weight), of(self.item.bias))
-            weight_v = weight[:, outer + self.width :]
+        weight_z, weight_e = weight[:, :outer], weight[:, outer : outer + self.width]
+        weight_v = None if self.item is None else weight[:, outer + self.width :]
         rest = [of(parameter) for layer in layers[1:] for parameter in (layer.weight, layer.bias)]
+        network = PiecewiseLinear(weight_e, weight_v, rest)
+
+        def before(z_RO: Tensor) -> tuple[Tensor, Tensor | None]:
+            item = self.item
+            v_RD = None if item is None else F.linear(z_RO, of(item.weight), of(item.bias))
+            return F.linear(z_RO, weight_z, bias), v_RD
+
+        size = CHUNK_ROWS if constant else max(len(z_RO), 1)
+        chunks = of(z_RO).split(size)
+        kept = [before(z_RO) for z_RO in chunks] if steps > 1 else None
+
+        def one(index: int, e_RD: Tensor) -> tuple[Tensor, Tensor]:
+            first_RH, v_RD = before(chunks[index]) if kept is None else kept[index]
+            drops = self._drops(first_RH)
+            if not constant:
+                return network.logit_and_gradient(first_RH, e_RD, v_RD, drops)
+            return network.constant(first_RH if kept is None else first_RH.clone(), e_RD, v_RD, drops)
 
         def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
             e_RD = embedding_RW[:, : self.width]
-            result = LogitAndGradient.apply(first_RH, e_RD, v_RD, weight_e, weight_v, self._drops(z_RO), *rest)
-            logit_R, gradient_RD = result
-            if not self.adapted_bias:
-                return logit_R, gradient_RD
-            return logit_R + embedding_RW[:, -1], F.pad(gradient_RD, (0, 1), value=1.0)
+            parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(size))]
+            logit_R, gradient_RW = (torch.cat(part) for part in zip(*parts, strict=True))
+            if self.adapted_bias:
+                logit_R = logit_R + (embedding_RW[:, -1].detach() if constant else embedding_RW[:, -1])
+                gradient_RW = F.pad(gradient_RW, (0, 1), value=1.0)
+            return along(logit_R, gradient_RW, embedding_RW) if constant else logit_R, gradient_RW
 
         return linearize
 
-    def _drops(self, like_RO: Tensor) -> Sequence[Tensor]:
+    def _drops(self, like_RH: Tensor) -> Sequence[Tensor]:
         if not self.training or self.dropout.p == 0:
             return ()
-        return [self.dropout(like_RO.new_ones(len(like_RO), layer.out_features)) for layer in self.hidden]  # type: ignore[arg-type]
+        return [self.dropout(like_RH.new_ones(len(like_RH), layer.out_features)) for layer in self.hidden]  # type: ignore[arg-type]
 
 
 def _itself(tensor: Tensor) -> Tensor:

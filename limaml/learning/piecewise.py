@@ -12,6 +12,7 @@ Shapes are those of `limaml.learning.rows`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,14 +22,72 @@ from torch import Tensor
 Linearized = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class LogitAndGradient(torch.autograd.Function):
-    """(first_RH, e_RD, v_RD, the first layer's columns for e and e·v, drops, further layers) → logit [R], J [R, D].
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A ReLU MLP with one output, as seen from the embedding.
 
-    first_RH: what the first layer makes of everything but the embedding, its bias included; v_RD: the item vector that
-    multiplies the embedding; drops: for each hidden layer a scaled dropout mask [R, H], or none at all; layers: weight
-    and bias of every layer after the first, in turn. The last layer has one output.
+    Attributes:
+        weight_e: [H, D] the first layer's columns for the embedding.
+        weight_v: [H, D] those for its product with the item vector, or None where there is none.
+        layers: weight and bias of every layer after the first, in turn.
     """
 
+    weight_e: Tensor
+    weight_v: Tensor | None
+    layers: Sequence[Tensor]
+
+    def logit_and_gradient(
+        self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Logit [R] and ∂logit/∂e [R, D], differentiable in every argument and every weight.
+
+        Args:
+            first_RH: what the first layer makes of everything but the embedding, its bias included.
+            e_RD: embeddings.
+            v_RD: item vectors, which multiply the embedding; their dot product with it is added to the logit.
+            drops: a scaled dropout mask [R, H] for each hidden layer, or none at all.
+        """
+        return _LogitAndGradient.apply(first_RH, e_RD, v_RD, self.weight_e, self.weight_v, drops, *self.layers)
+
+    @torch.no_grad()
+    def constant(
+        self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """The same without a graph. Overwrites `first_RH`."""
+        return self._run(first_RH, e_RD, v_RD, drops)[:2]
+
+    def _run(
+        self, a: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """Logit, ∂logit/∂e, hidden layers' outputs and every layer's backward signal; overwrites `a`."""
+        weights, biases = self.layers[::2], self.layers[1::2]
+        a.addmm_(e_RD, self.weight_e.t())
+        if v_RD is not None and self.weight_v is not None:
+            a.addmm_(e_RD * v_RD, self.weight_v.t())
+        hidden: list[Tensor] = []
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            h = a.relu_()
+            if drops:
+                h.mul_(drops[i])
+            hidden.append(h)
+            a = torch.addmv(bias, h, weight[0])[:, None] if len(weight) == 1 else torch.addmm(bias, h, weight.t())
+        logit_R = a.squeeze(1)
+        delta = torch.ones_like(a)
+        deltas = [delta]
+        for i in range(len(weights) - 1, -1, -1):
+            back = weights[i].expand(len(a), -1) if len(weights[i]) == 1 else delta @ weights[i]
+            delta = torch.ops.aten.threshold_backward(back, hidden[i], 0)
+            if drops:
+                delta.mul_(drops[i])
+            deltas.insert(0, delta)
+        gradient_RD = delta @ self.weight_e
+        if v_RD is not None and self.weight_v is not None:
+            logit_R = logit_R + (e_RD * v_RD).sum(1)
+            gradient_RD.addcmul_((delta @ self.weight_v).add_(1), v_RD)
+        return logit_R, gradient_RD, hidden, deltas
+
+
+class _LogitAndGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -40,50 +99,15 @@ class LogitAndGradient(torch.autograd.Function):
         drops: Sequence[Tensor],
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        weights, biases = layers[::2], layers[1::2]
-        a = torch.addmm(first_RH, e_RD, weight_e.t())
-        if v_RD is not None and weight_v is not None:
-            a.addmm_(e_RD * v_RD, weight_v.t())
-        hidden: list[Tensor] = []
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            h = a.relu_()
-            if drops:
-                h.mul_(drops[i])
-            hidden.append(h)
-            a = torch.addmv(bias, h, weight[0])[:, None] if len(weight) == 1 else torch.addmm(bias, h, weight.t())
-        logit_R = a.squeeze(1)
-
-        keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[3] or any(ctx.needs_input_grad[6:])
-        delta = torch.ones_like(a)
-        deltas = [delta]
-        for i in range(len(weights) - 1, -1, -1):
-            back = weights[i].expand(len(a), -1) if len(weights[i]) == 1 else delta @ weights[i]
-            delta = torch.ops.aten.threshold_backward(back, hidden[i], 0)
-            if drops:
-                delta.mul_(drops[i])
-            deltas.insert(0, delta)
-        gradient_RD = delta @ weight_e
-        if v_RD is not None:
-            assert weight_v is not None
-            logit_R = logit_R + (e_RD * v_RD).sum(1)
-            through_RD = (delta @ weight_v).add_(1)
-            gradient_RD.addcmul_(through_RD, v_RD)
-        ctx.drops = drops
-        if keep:
-            ctx.save_for_backward(gradient_RD, e_RD, v_RD, weight_e, weight_v, *weights, *hidden, *deltas)
-            ctx.depth = len(weights)
-        else:
-            ctx.save_for_backward(gradient_RD)
-            ctx.mark_non_differentiable(gradient_RD)
-            ctx.depth = None
+        network = PiecewiseLinear(weight_e, weight_v, layers)
+        logit_R, gradient_RD, hidden, deltas = network._run(first_RH.clone(), e_RD, v_RD, drops)
+        ctx.drops, ctx.depth = drops, len(hidden)
+        ctx.save_for_backward(gradient_RD, e_RD, v_RD, weight_e, weight_v, *layers[::2], *hidden, *deltas)
         return logit_R, gradient_RD
 
     @staticmethod
     def backward(ctx: Any, a_R: Tensor, u_RD: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of Σ a·logit + Σ u·J."""
-        if ctx.depth is None:
-            (gradient_RD,) = ctx.saved_tensors
-            return None, a_R[:, None] * gradient_RD, *[None] * (len(ctx.needs_input_grad) - 2)
         gradient_RD, e_RD, v_RD, weight_e, weight_v, *rest = ctx.saved_tensors
         depth, drops = ctx.depth, ctx.drops
         weights, hidden, deltas = rest[:depth], rest[depth : 2 * depth], rest[2 * depth :]
@@ -106,15 +130,13 @@ class LogitAndGradient(torch.autograd.Function):
                 break
             grads += [deltas[i + 1].t() @ mixed, a_R @ deltas[i + 1]]
             tangent = tangent @ weights[i].t()
-        return (
-            deltas[0] * a_R1,
-            gradient_RD * a_R1,
-            grad_v,
-            deltas[0].t() @ mixed_RD,
-            grad_weight_v,
-            None,
-            *grads,
-        )
+        grad_weight_e = deltas[0].t() @ mixed_RD
+        return (deltas[0] * a_R1, gradient_RD * a_R1, grad_v, grad_weight_e, grad_weight_v, None, *grads)
+
+
+def along(logit_R: Tensor, gradient_RW: Tensor, e_RW: Tensor) -> Tensor:
+    """[R] a constant logit as a function of the embedding: the tangent plane, which is the network itself here."""
+    return logit_R + (gradient_RW * (e_RW - e_RW.detach())).sum(1) if e_RW.requires_grad else logit_R
 
 
 def linearized_by_autograd(module: Callable[[Tensor], Tensor]) -> Linearized:
@@ -125,6 +147,6 @@ def linearized_by_autograd(module: Callable[[Tensor], Tensor]) -> Linearized:
             point_RW = e_RW.detach().requires_grad_()
             logit_R = module(point_RW)
             (gradient_RW,) = torch.autograd.grad(logit_R.sum(), point_RW)
-        return logit_R.detach() + (gradient_RW * (e_RW - point_RW.detach())).sum(1), gradient_RW
+        return along(logit_R.detach(), gradient_RW, e_RW), gradient_RW
 
     return linearize

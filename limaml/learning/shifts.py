@@ -41,13 +41,6 @@ def times_weight(x_TSI: Tensor, shift: Shift) -> Tensor:
     return torch.bmm(x_TSI, shift.mT)
 
 
-def times_weight_transposed(delta_TSU: Tensor, shift: Shift) -> Tensor:
-    """[T, S, I] what a weight's shift adds to a layer's backward signal."""
-    if isinstance(shift, LowRank):
-        return -torch.bmm(torch.bmm(delta_TSU, shift.delta_TSU.mT), shift.input_TSI)
-    return torch.bmm(delta_TSU, shift)
-
-
 def linear(layer: nn.Linear, x_RI: Tensor, shifts: Shifts, name: str, rows: Rows | None) -> Tensor:
     """[R, U] a layer's output with each row's own task's shifts, where the layer has any."""
     out_RU = layer(x_RI)
