@@ -29,7 +29,9 @@ from limaml.schema import (
     TASK_ID,
 )
 
+# A row group ends at whichever it meets first; readers hold one or two of them.
 ROW_GROUP_ROWS = 1 << 17
+ROW_GROUP_BYTES = 32 << 20
 # Features are compressed where that takes a tenth off a sample of them: on noise, zstd would be most of reading's cost.
 SAMPLE_BYTES = 1 << 20
 MINIMUM_SAVING = 0.1
@@ -53,6 +55,9 @@ class ShardWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.rows = 0
         self._path = path
+        widths = {field.name: field.type.list_size for field in schema if pa.types.is_fixed_size_list(field.type)}
+        row_bytes = sum(width * _FEATURES[name].itemsize for name, width in widths.items())
+        self._group_rows = min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(row_bytes, 1))
         self._pending = schema.empty_table()
         self._lengths = np.zeros(0, np.int64)
         self._writer: pq.ParquetWriter | None = None
@@ -75,8 +80,8 @@ class ShardWriter:
         ends = np.cumsum(lengths)
         first = written = 0
         # A group is written once the next task is known not to fit, so the cuts depend on the tasks alone.
-        while ends[-1] - written > ROW_GROUP_ROWS:
-            task = max(int(np.searchsorted(ends, written + ROW_GROUP_ROWS, "right")), first + 1)
+        while ends[-1] - written > self._group_rows:
+            task = max(int(np.searchsorted(ends, written + self._group_rows, "right")), first + 1)
             if task == len(ends):
                 break
             self._write_group(table.slice(written, ends[task - 1] - written))
@@ -180,7 +185,7 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
 def support_batches(file: pq.ParquetFile, widths: dict[str, int], tasks_per_batch: int) -> Iterator[TaskBatch]:
     """The support rows of every task that has any, in batches of tasks of similar length.
 
-    Memory holds one row group. A batch may share it, so it is gone once the next group is asked for.
+    A batch may share its row group's memory.
     """
     for group in range(file.num_row_groups):
         batch = read_row_group(file, group, widths, row_ids=False)

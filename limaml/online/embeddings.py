@@ -1,6 +1,6 @@
 """Daily meta embeddings (Alg. 2b): from θ_meta, k steps on each task's recent samples, then score the newest of them.
 
-One output shard per shard of the task set, each finished file kept when a run is killed. Memory holds one batch of
+One output shard per shard of the task set, each finished file kept when a run is killed. Memory holds two row groups of
 samples and the embeddings of one shard.
 """
 
@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,11 @@ from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
+from limaml.data.shards import support_batches
 from limaml.data.tasks import TaskSet
 from limaml.errors import DataError
-from limaml.manifest import FileEntry, Manifest
+from limaml.learning.precision import fast_products
+from limaml.manifest import FileEntry, Manifest, file_uri
 from limaml.model import Model, load_model
 from limaml.schema import AS_OF, EMBEDDING, MODEL_VERSION, NEWEST_EVENT_TIME, SAMPLES, TASK_ID, embedding_schema
 from limaml.stage import Stage, entries
@@ -30,6 +33,11 @@ from limaml.windows import day_start
 log = logging.getLogger(__name__)
 
 ROW_GROUP_ROWS = 1 << 16
+# Only these columns repeat; the bytes of floats compress when split by position.
+_ENCODING: dict[str, Any] = {
+    "use_dictionary": [MODEL_VERSION, AS_OF],
+    "column_encoding": {f"{EMBEDDING}.list.element": "BYTE_STREAM_SPLIT"},
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,8 +74,8 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
     )
 
     def build(directory: Path) -> Manifest:
-        with progress() as bar:
-            bar.add_task("embeddings", total=task_set.tasks, note="")
+        with progress() as bar, fast_products(network.device):
+            bar.add_task("embeddings, rows", total=task_set.manifest.counts["support_rows"], note="")
             for entry in task_set.manifest.files:
                 _write_shard(directory, entry, task_set, network, application, as_of, bar)
         return _manifest(directory, stage, task_set, network, model, as_of)
@@ -117,45 +125,39 @@ def _write_shard(
     if (directory / name).exists():
         log.info("embeddings: %s kept from an earlier run", name)
         return
-    shard = TaskSet(task_set.uri, task_set.manifest.model_copy(update={"files": [entry]}))
     cutoff = day_start(as_of, application.windows.utc_offset_hours)
-    parts = list(_embedded(shard, network, application, cutoff, bar))
+    fs, path = storage.filesystem(file_uri(task_set.uri, entry))
+    with storage.storage_errors(path, "read"), pq.ParquetFile(fs.open_input_file(path)) as file:
+        batches = support_batches(file, task_set.manifest.details["widths"], application.embeddings.tasks_per_batch)
+        parts = list(_embedded(batches, network, application, cutoff, bar))
     width = network.embedding_width
     columns = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _nothing(width)
     ids, vectors, newest, samples = columns
-    # Text by code point is text by UTF-8 bytes: the order stores keep their keys in.
-    order = np.argsort(ids, kind="stable")
     schema = embedding_schema(width)
     values = {
-        TASK_ID: pa.array(ids[order], pa.string()),
-        EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors[order].reshape(-1)), width),
+        TASK_ID: pa.array(ids, pa.string()),
+        EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
         MODEL_VERSION: pa.repeat(network.version, len(ids)),
         AS_OF: pa.repeat(pa.scalar(cutoff, schema.field(AS_OF).type), len(ids)),
-        NEWEST_EVENT_TIME: pa.array(newest[order]).cast(schema.field(NEWEST_EVENT_TIME).type),
-        SAMPLES: pa.array(samples[order], pa.int32()),
+        NEWEST_EVENT_TIME: pa.array(newest).cast(schema.field(NEWEST_EVENT_TIME).type),
+        SAMPLES: pa.array(samples, pa.int32()),
     }
+    table = pa.Table.from_arrays([values[field.name] for field in schema], schema=schema)
     making = directory / f".{name}"
-    pq.write_table(
-        pa.Table.from_arrays([values[field.name] for field in schema], schema=schema),
-        making,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="zstd",
-    )
+    # By UTF-8 bytes: the order stores keep their keys in.
+    pq.write_table(table.sort_by(TASK_ID), making, row_group_size=ROW_GROUP_ROWS, compression="zstd", **_ENCODING)
     with making.open("rb") as stream:
         os.fsync(stream.fileno())
     making.rename(directory / name)
 
 
 def _embedded(
-    shard: TaskSet, network: Model, application: Application, cutoff: datetime, bar: Progress
+    batches: Iterator[TaskBatch], network: Model, application: Application, cutoff: datetime, bar: Progress
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Per batch: task ids [T], embeddings [T, W], newest event times [T] in microseconds, samples [T]."""
     options = application.embeddings
-    for batch in shard.batches(options.tasks_per_batch):
-        support = batch.support_only()
-        bar.advance(bar.task_ids[-1], batch.tasks)
-        if not support.tasks:
-            continue
+    for support in batches:
+        bar.advance(bar.task_ids[-1], support.rows)
         newest = support.event_time[support.offsets[1:] - 1]
         _check_before(support, newest, cutoff)
         vectors = network.embed(support, options.finetune_steps, options.pooling)

@@ -58,6 +58,14 @@ def test_row_groups_hold_the_tasks_as_they_were(batch: TaskBatch, path: Path) ->
     assert by_task(TaskBatch.concatenate(read)) == by_task(batch)
 
 
+def test_wide_rows_make_row_groups_of_fewer(batch: TaskBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 28 * 60)
+    with pq.ParquetFile(write(tmp_path / "shard.parquet", batch)) as file:
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert len(rows) > 2
+    assert max(rows) <= 60
+
+
 def test_row_ids_are_read_only_where_asked_for(batch: TaskBatch, path: Path) -> None:
     with pq.ParquetFile(path) as file:
         read = read_row_group(file, 0, WIDTHS, row_ids=False)
