@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limaml.cli.common import App, Json, emit
+from limaml.training.advisor_options import Options
 
 if TYPE_CHECKING:
     from limaml.config import Application
+
+DEFAULTS = Options()
 
 Data = Annotated[str, typer.Option("--data", help="A data root, or a flat parquet log (a file or a folder).")]
 Keys = Annotated[
@@ -37,10 +40,10 @@ def _advise(
     data: Data,
     keys: Keys = None,
     output: Output = "",
-    rows: Rows = 300_000,
-    minimum_gain: Gain = 0.001,
-    tasks_per_second: Speed = 2000.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    rows: Rows = DEFAULTS.rows,
+    minimum_gain: Gain = DEFAULTS.minimum_gain,
+    tasks_per_second: Speed = DEFAULTS.tasks_per_second,
+    seed: Annotated[int, typer.Option(min=0)] = DEFAULTS.seed,
     as_json: Json = False,
 ) -> None:
     """Say which task definition pays, before anything is trained: its signal beyond the features, and its cost."""
@@ -54,13 +57,13 @@ def _advise(
 
     application = load_application(app)
     tuples = [tuple(name.strip() for name in one.split(",")) for one in keys or ()]
-    options = {"rows": rows, "seed": seed, "minimum_gain": minimum_gain, "tasks_per_second": tasks_per_second}
+    options = Options(rows=rows, seed=seed, minimum_gain=minimum_gain, tasks_per_second=tasks_per_second)
     with _data_root(data, application) as root:
         if output:
-            advisor.write_advice(root, output, application, tuples, **options)
+            advisor.write_advice(root, output, application, tuples, options)
             advice = Advice.model_validate_json(storage.read_bytes(storage.join(output, advisor.JSON)))
         else:
-            advice = advisor.advise(root, application, tuples, **options)
+            advice = advisor.advise(root, application, tuples, options)
     if as_json:
         emit(advice.model_dump(mode="json"), as_json)
         return

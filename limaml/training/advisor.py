@@ -7,6 +7,7 @@ anything to adapt to; they bound what a trained network reaches neither from abo
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from limaml.manifest import Manifest
 from limaml.stage import Stage, entries
 from limaml.training.advisor_baseline import MINIMUM_DAYS, Parts, features_only
 from limaml.training.advisor_candidates import (
-    PROPOSED_VALUES,
-    TASKS_PER_SECOND,
+    FEW_VALUES,
     Candidate,
     cost,
     given,
@@ -29,6 +29,7 @@ from limaml.training.advisor_candidates import (
     prune,
     sizes,
 )
+from limaml.training.advisor_options import Options
 from limaml.training.advisor_page import page
 from limaml.training.advisor_sample import Log, Sample, open_log, read_sample
 from limaml.training.advisor_signal import Ground, Measured, measure, refine
@@ -38,20 +39,20 @@ log = logging.getLogger(__name__)
 
 KIND = "advice"
 PAGE, JSON = "advice.html", "advice.json"
-ROWS = 300_000
 CONFIDENCE = 0.95
-MINIMUM_GAIN = 0.001  # relative AUC: between the paper's +0.01 %, not worth it, and +0.47 %, worth it
+DEFAULTS = Options()
 _EPOCH = date(1970, 1, 1)
+_USES = {
+    "fit": "fit the features-only model",
+    "stop": "stop its training",
+    "early": "try effects",
+    "late": "choose their shrinkage",
+    "test": "judge them",
+}
 
 
 def advise(
-    data: str,
-    application: Application,
-    keys: Sequence[Sequence[str]] = (),
-    rows: int = ROWS,
-    seed: int = 0,
-    minimum_gain: float = MINIMUM_GAIN,
-    tasks_per_second: float = TASKS_PER_SECOND,
+    data: str, application: Application, keys: Sequence[Sequence[str]] = (), options: Options = DEFAULTS
 ) -> Advice:
     """Advise on the task definition of a data root.
 
@@ -59,10 +60,7 @@ def advise(
         data: URI of the data root.
         application: its features are what the features-only model sees.
         keys: candidate key tuples; none: proposed from the application.
-        rows: about how many rows to keep in memory, per entity column that candidates are sampled by.
-        seed: of the sample, where one is drawn, and of the features-only model.
-        minimum_gain: relative AUC gain below which a definition is not worth its cost.
-        tasks_per_second: assumed speed of embedding generation, per core.
+        options: how to look, and what counts.
 
     Raises:
         ConfigError: a key that is not in the log, or can't be one.
@@ -70,20 +68,14 @@ def advise(
     """
     source = open_log(data, application)
     candidates = given(application, source.columns, keys) if keys else proposed(application, source.columns)
-    sample = _read(source, application, candidates, bool(keys), rows, seed)
+    sample = _read(source, application, candidates, bool(keys), options)
     if not keys:
         candidates = prune(candidates, application, sample)
-    return advise_sample(sample, application, candidates, source.rows, seed, minimum_gain, tasks_per_second)
+    return advise_sample(sample, application, candidates, source.rows, options)
 
 
 def advise_sample(
-    sample: Sample,
-    application: Application,
-    candidates: Sequence[Candidate],
-    rows: int,
-    seed: int = 0,
-    minimum_gain: float = MINIMUM_GAIN,
-    tasks_per_second: float = TASKS_PER_SECOND,
+    sample: Sample, application: Application, candidates: Sequence[Candidate], rows: int, options: Options = DEFAULTS
 ) -> Advice:
     """Advise on a sample that was read before; `rows` is the size of the log it is from.
 
@@ -94,18 +86,15 @@ def advise_sample(
     if days < MINIMUM_DAYS:
         raise DataError(f"{days} days with interactions: advice needs at least {MINIMUM_DAYS}; give a longer log")
     parts = Parts.of(sample.day)
-    for name in ("fit", "stop", "early", "late", "test"):
-        label = sample.label[getattr(parts, name)]
-        if not 0 < label.mean() < 1:
-            raise DataError(f"the {name} part of the log has {len(label):,} rows of one class; give a longer log")
+    _check_classes(sample, parts)
     ordered = sorted(candidates, key=lambda one: len(one.keys))
-    pairs = [(finer, coarser) for finer in ordered for coarser in ordered if finer.refines(coarser)]
+    pairs = [(finer, coarser) for finer in ordered for coarser in ordered if _comparable(sample, finer, coarser)]
     # Of each candidate the whole gain and its slopes are judged, and every refinement.
     level = 1 - (1 - CONFIDENCE) / (2 * len(ordered) + len(pairs))
     kinds = _kinds(sample, ordered)
     with progress() as bar:
         bar_task = bar.add_task("advise", total=1 + len(ordered) + len(pairs), note="features alone")
-        logit = features_only(sample, parts, application, kinds, seed)
+        logit = features_only(sample, parts, application, kinds, options.seed)
         bar.advance(bar_task)
         ground = Ground(application, sample, parts, logit, kinds, level)
         measured: dict[Candidate, Measured] = {}
@@ -119,25 +108,25 @@ def advise_sample(
                 refinements.append(refine(ground, one, measured[coarser]))
                 bar.advance(bar_task)
             standing: dict[tuple[str, ...], Verdict] = {keys: advice.verdict for keys, advice in found.items()}
-            verdict, text = conclude(one.signal, refinements, standing, minimum_gain)
+            verdict, text = conclude(one.signal, refinements, standing, options.minimum_gain)
             task = one.task[one.rows]
             found[candidate.keys] = CandidateAdvice(
                 keys=candidate.keys,
                 sizes=sizes(task, sample.fraction),
-                cost=cost(task, sample.day[one.rows], sample.fraction, application, tasks_per_second),
+                cost=cost(task, sample.day[one.rows], sample.fraction, application, options),
                 signal=one.signal,
                 refinements=tuple(refinements),
                 verdict=verdict,
                 text=text,
             )
             log.info("advise: %s: %s", candidate.name, verdict)
-    recommended, recommendation = recommend(list(found.values()), minimum_gain)
+    recommended, recommendation = recommend(list(found.values()))
     return Advice(
         application=application.name,
         title=application.title,
         recommended=recommended,
         recommendation=recommendation,
-        minimum_gain=minimum_gain,
+        minimum_gain=options.minimum_gain,
         confidence=CONFIDENCE,
         interval_level=level,
         rows=rows,
@@ -147,15 +136,15 @@ def advise_sample(
         effects_until=_day(parts.middle_until),
         test_until=_day(parts.test_until),
         gap_days=parts.gap_days,
-        seed=seed,
+        seed=options.seed,
         candidates=tuple(found.values()),
     )
 
 
 def write_advice(
-    data: str, output: str, application: Application, keys: Sequence[Sequence[str]], **options: float | int
+    data: str, output: str, application: Application, keys: Sequence[Sequence[str]] = (), options: Options = DEFAULTS
 ) -> Manifest:
-    """Advise, and write `advice.json` and the page `advice.html`; `options` are those of `advise`.
+    """Advise, and write `advice.json` and the page `advice.html`; the arguments are those of `advise`.
 
     Raises:
         ConfigError: the output holds something else.
@@ -163,12 +152,12 @@ def write_advice(
     """
     refuse_foreign(output, KIND)
     listed = [[file.name, file.bytes] for file in open_log(data, application).files]
-    inputs = {"files": listed, "keys": [list(one) for one in keys], "options": options}
+    inputs = {"files": listed, "keys": [list(one) for one in keys], "options": asdict(options)}
     read = ("task", "data", "features", "windows", "validation", "network", "training", "store")
     stage = Stage(KIND, output, application, read, inputs)
 
     def build(directory: Path) -> Manifest:
-        advice = advise(data, application, keys, **options)  # type: ignore[arg-type]
+        advice = advise(data, application, keys, options)
         (directory / JSON).write_text(advice.model_dump_json(indent=1) + "\n")
         (directory / PAGE).write_text(page(advice).html())
         counts = {"rows": advice.rows, "candidates": len(advice.candidates)}
@@ -177,9 +166,7 @@ def write_advice(
     return stage.run(build)
 
 
-def _read(
-    source: Log, application: Application, candidates: list[Candidate], asked: bool, rows: int, seed: int
-) -> Sample:
+def _read(source: Log, application: Application, candidates: list[Candidate], asked: bool, options: Options) -> Sample:
     data = application.data
     required = dict.fromkeys([data.member_column, *(key for one in candidates for key in one.keys)])
     if not asked:
@@ -190,13 +177,29 @@ def _read(
     missing = [name for name in required if name not in source.columns]
     if missing:
         raise ConfigError(f"no column {', '.join(missing)} in the log; it has {', '.join(sorted(source.columns))}")
-    return read_sample(source, application, list(required), list(optional), list(entities), rows, seed)
+    return read_sample(source, application, list(required), list(optional), list(entities), options)
 
 
 def _kinds(sample: Sample, candidates: Sequence[Candidate]) -> list[str]:
     """Key columns of few values, such as a type: everybody's effect of a value is a feature, not a task's signal."""
     names = sorted({key for one in candidates for key in one.keys} - set(sample.kept))
-    return [name for name in names if len(np.unique(sample.keys[name])) <= 4 * PROPOSED_VALUES]
+    return [name for name in names if len(np.unique(sample.keys[name])) <= FEW_VALUES]
+
+
+def _comparable(sample: Sample, finer: Candidate, coarser: Candidate) -> bool:
+    """Whether one refines the other on the same rows: sampled by different entities they share too few."""
+    return finer.refines(coarser) and (finer.entity == coarser.entity or sample.fraction == 1)
+
+
+def _check_classes(sample: Sample, parts: Parts) -> None:
+    for entity, kept in sample.kept.items():
+        for name in ("fit", "stop", "early", "late", "test"):
+            label = sample.label[getattr(parts, name) & kept]
+            if not 0 < label.sum() < len(label):
+                raise DataError(
+                    f"sampled by {entity}, the part of the log used to {_USES[name]} has {len(label):,} rows, "
+                    "all of one class; give a longer log, or more --rows"
+                )
 
 
 def _day(number: int) -> str:

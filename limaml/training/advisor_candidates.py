@@ -13,16 +13,14 @@ from limaml.config import Application
 from limaml.data.interactions import mix
 from limaml.errors import ConfigError
 from limaml.schema import EVENT_TIME, LABEL
+from limaml.training.advisor_options import Options
 from limaml.training.advisor_sample import Sample
 
 log = logging.getLogger(__name__)
 
 PROPOSED_VALUES = 64  # a categorical feature with more values is no natural second key
 PROPOSALS = 8
-# docs/benchmarks.md: generation from parquet to parquet, default network, k = 3, 32 rows a task, one core.
-TASKS_PER_SECOND = 2000.0
-# docs/benchmarks.md: an outer step of the default network as configured, over a vanilla step on the same rows.
-STEP_OVER_VANILLA = 5.3
+FEW_VALUES = 256  # of a key column: as many shifts can be told from rows alone
 _VALUE_OVERHEAD = 12  # docs/online_store_format.md: newest event and samples, beside the embedding
 
 
@@ -119,19 +117,22 @@ def proposed(application: Application, columns: dict[str, pa.DataType]) -> list[
 
 
 def prune(candidates: list[Candidate], application: Application, sample: Sample) -> list[Candidate]:
-    """Leave out proposals whose added column has nulls, one value or very many, or does not split the member's rows."""
+    """Leave out proposals whose added column has many nulls, one value or very many, or splits no member's rows."""
     member, kept = application.data.member_column, []
     asked = {(member,), (application.data.item_column,), application.task.keys}
     for candidate in candidates:
         if candidate.keys not in asked:
             kind = candidate.keys[1]
             values = len(np.unique(sample.keys[kind]))
-            pairs = candidate.tasks(sample)
-            if kind in sample.with_nulls or not 2 <= values <= PROPOSED_VALUES:
-                log.info("advise: %s not proposed: %s has nulls, or %d values", candidate.name, kind, values)
-                continue
-            if pairs.max() + 1 == len(np.unique(sample.keys[member])):
-                log.info("advise: %s not proposed: every member has one %s", candidate.name, kind)
+            why = None
+            if sample.null_share[kind] > application.validation.quarantine_budget:
+                why = f"{sample.null_share[kind]:.1%} of {kind} is null, which no key may be"
+            elif not 2 <= values <= PROPOSED_VALUES:
+                why = f"{kind} has {values} values; 2 to {PROPOSED_VALUES} are proposed"
+            elif candidate.tasks(sample).max() + 1 == len(np.unique(sample.keys[member])):
+                why = f"every {member} has one {kind}"
+            if why:
+                log.info("advise: %s not proposed: %s", candidate.name, why)
                 continue
         kept.append(candidate)
     for candidate in kept[PROPOSALS:]:
@@ -164,7 +165,7 @@ def cost(
     day: npt.NDArray[np.int64],
     fraction: float,
     application: Application,
-    tasks_per_second: float,
+    options: Options,
 ) -> Cost:
     """Cost of a definition whose tasks are those of [R] rows."""
     end = day.max() + 1
@@ -176,12 +177,12 @@ def cost(
     return Cost(
         tasks_to_store=round(recent),
         store_bytes=round(recent) * value,
-        generation_core_seconds=recent / tasks_per_second,
-        assumed_tasks_per_second=tasks_per_second,
+        generation_core_seconds=recent / options.tasks_per_second,
+        assumed_tasks_per_second=options.tasks_per_second,
         training_tasks=round(len(counts) / fraction),
         training_rows=round(np.minimum(counts, application.task.max_samples).sum() / fraction),
         steps_per_epoch=-(-round(len(counts) / fraction) // application.training.tasks_per_batch),
-        assumed_step_over_vanilla=STEP_OVER_VANILLA,
+        assumed_step_over_vanilla=options.step_over_vanilla,
     )
 
 

@@ -16,7 +16,7 @@ Integers = npt.NDArray[np.int64]
 # Prior variances tried, in squared logits; 0, no effect, is the choice where none of them predicts better.
 VARIANCES = (0.02, 0.06, 0.15, 0.4, 1.0, 2.5)
 _BLOCK = 1 << 15
-_STEPS = 12
+_STEPS = 25
 _TOLERANCE = 1e-3
 
 

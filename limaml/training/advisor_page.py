@@ -149,8 +149,8 @@ def _method(advice: Advice) -> Section:
             f"A features-only model (boosted trees) learned from rows before {advice.features_until}. Per-task "
             "effects, an intercept and slopes over a few directions of the features that vary inside a task, were "
             f"estimated up to {advice.effects_until}, and judged on rows from then until {advice.test_until}. How far "
-            f"they are shrunk was chosen inside the middle part, with a gap of {advice.gap_days} day(s) with rows, never "
-            "on the rows judged.",
+            f"they are shrunk was chosen inside the middle part, with a gap of {advice.gap_days} day(s) with rows, "
+            "never on the rows judged.",
             "These effects stand in for what LiMAML would learn: they tell whether there is something to adapt to, not "
             "how much a trained network will reach.",
         ],

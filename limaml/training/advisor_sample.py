@@ -4,6 +4,7 @@ An entity (member, item, …) is in the sample by the hash of its value, all its
 contains the entity is whole, and counts of tasks divide by the sampled fraction.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -20,6 +21,7 @@ from limaml.data.layout import days_of
 from limaml.data.partitions import Footer, SourceFile, check_schemas, conform, list_window, read_batches, read_footer
 from limaml.errors import ConfigError, DataError
 from limaml.schema import EVENT_TIME, LABEL
+from limaml.training.advisor_options import Options
 from limaml.windows import Window
 
 _DAY_US = 86_400_000_000
@@ -55,7 +57,7 @@ class Sample:
         codes: [R, c] int64 category codes, 0 for null, in the order of its categorical features.
         keys: column → [R] hashes of its values.
         kept: entity column → [R] whether the row's entity is in the sample.
-        with_nulls: key columns that have nulls, and so can't be a task key.
+        null_share: key column → share of its rows that are null.
         fraction: share of every entity's values that is in the sample.
         skipped: rows left out, since time, label or a required key was missing or no label.
     """
@@ -66,7 +68,7 @@ class Sample:
     codes: npt.NDArray[np.int64]
     keys: dict[str, npt.NDArray[np.uint64]]
     kept: dict[str, npt.NDArray[np.bool_]]
-    with_nulls: frozenset[str]
+    null_share: dict[str, float]
     fraction: float
     skipped: int
 
@@ -93,8 +95,7 @@ def read_sample(
     required: Sequence[str],
     optional: Sequence[str],
     entities: Sequence[str],
-    rows: int,
-    seed: int,
+    options: Options,
 ) -> Sample:
     """Read the rows of the entities that are in the sample.
 
@@ -104,14 +105,13 @@ def read_sample(
         required: key columns whose value every row needs; a row without is skipped.
         optional: low-cardinality columns that may become keys; nulls are a value of their own here.
         entities: the columns, among both, to sample by.
-        rows: about how many rows to keep per entity column.
-        seed: which values are in the sample, where it is smaller than the log.
+        options: rows to keep per entity column, and the seed that decides which values these are of.
 
     Raises:
         DataError: more rows had to be skipped than the application's quarantine budget allows.
     """
-    fraction = min(1.0, rows / log.rows)
-    reader = _Reader(application, tuple(required), tuple(optional), tuple(entities), fraction, seed)
+    fraction = min(1.0, options.rows / log.rows)
+    reader = _Reader(application, tuple(required), tuple(optional), tuple(entities), fraction, options.seed)
     with progress() as bar:
         task = bar.add_task("read", total=log.rows, note="")
         for file in log.files:
@@ -148,7 +148,7 @@ class _Reader:
         self.columns = {EVENT_TIME, LABEL, *required, *optional, *(feature.name for feature in self.features)}
         self._offset_us = application.windows.utc_offset_hours * 3_600_000_000
         self._fraction, self._seed = fraction, mix(np.array([seed], np.uint64))
-        self._skipped, self._nulls = 0, set[str]()
+        self._skipped, self._usable, self._nulls = 0, 0, Counter[str]()
         self._parts: list[dict[str, np.ndarray]] = []
 
     def add(self, rows: pa.Table) -> None:
@@ -157,11 +157,11 @@ class _Reader:
             usable &= rows[name].is_valid().to_numpy()
         whole, rows = len(rows), rows.filter(pa.array(usable))
         self._skipped += whole - len(rows)
+        self._usable += len(rows)
         keys = {name: hash_keys([task_key(name, rows[name].combine_chunks())]) for name in self.required}
         for name in self.optional:
             column = rows[name].combine_chunks()
-            if column.null_count:
-                self._nulls.add(name)
+            self._nulls[name] += column.null_count
             keys[name] = mix(category_codes(column, name).view(np.uint64))
         kept = {name: self._in_sample(keys[name]) for name in self.entities}
         any_kept = np.logical_or.reduce(list(kept.values()))
@@ -193,7 +193,7 @@ class _Reader:
             codes=arrays["codes"],
             keys={name: arrays[f"key {name}"] for name in (*self.required, *self.optional)},
             kept={name: arrays[f"kept {name}"] for name in self.entities},
-            with_nulls=frozenset(self._nulls),
+            null_share={name: self._nulls[name] / self._usable for name in (*self.required, *self.optional)},
             fraction=self._fraction,
             skipped=self._skipped,
         )

@@ -109,7 +109,7 @@ def conclude(
     return verdict, text
 
 
-def recommend(candidates: Sequence[CandidateAdvice], minimum_gain: float) -> tuple[tuple[str, ...] | None, str]:
+def recommend(candidates: Sequence[CandidateAdvice]) -> tuple[tuple[str, ...] | None, str]:
     """The definition to use, if any, and why."""
     good = [one for one in candidates if one.verdict is Verdict.PERSONALIZE]
     if not good:
