@@ -20,11 +20,11 @@ def adapt_one(network: Network, support: Rows, steps: int, second_order: bool, d
     if not second_order:
         adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
     for _ in range(steps):
-        logit_R = _logit(network, support, adapted, frozen=direct)
+        logit_R = _logit(network, support, adapted, support, frozen=direct)
         loss = F.binary_cross_entropy_with_logits(logit_R, support.label_R, reduction="sum")
         shrunk = network.spec.inner_loss == "shrunk"
         loss = loss / (len(support.label_R) + network.log_shrinkage.exp() if shrunk else max(len(support.label_R), 1))
-        gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order)
+        gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order, materialize_grads=True)
         adapted = {
             name: value - network.rate(name) * gradient
             for (name, value), gradient in zip(adapted.items(), gradients, strict=True)
@@ -39,7 +39,7 @@ def loop_loss(network: Network, tasks: list[tuple[Rows, Rows]], steps: int, glob
     losses = []
     for support, query in tasks:
         adapted = adapt_one(network, support, steps, second_order=True, direct=global_gradient == "direct")
-        logit_R = _logit(network, query, adapted)
+        logit_R = _logit(network, query, adapted, support)
         losses.append(F.binary_cross_entropy_with_logits(logit_R, query.label_R, reduction="sum"))
     return torch.stack(losses).sum() / sum(len(query.label_R) for _, query in tasks)
 
@@ -62,9 +62,10 @@ def _below(adapted: dict[str, Tensor], block: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in adapted.items() if name.startswith(prefix)}
 
 
-def _logit(network: Network, rows: Rows, adapted: dict[str, Tensor], frozen: bool = False) -> Tensor:
+def _logit(network: Network, rows: Rows, adapted: dict[str, Tensor], support: Rows, frozen: bool = False) -> Tensor:
     x_RM, z_RO = network.encode(rows)
-    embedding_RW = functional_call(network.meta_block, _below(adapted, "meta_block"), (x_RM,))
+    arguments = (x_RM, None, rows, network.history(support))
+    embedding_RW = functional_call(network.meta_block, _below(adapted, "meta_block"), arguments)
     block, of_global = network.global_block, _below(adapted, "global_block")
     if of_global or not frozen:
         return functional_call(block, of_global, (z_RO, embedding_RW))

@@ -153,6 +153,9 @@ class Network(Section):
         description="what the inner loop moves: a shift of the meta block's output, every weight of the meta block, or "
         "of both blocks (entire-network MAML: a baseline to train and evaluate; it has no embedding to publish)",
     )
+    meta_block: Literal["mlp", "transformer"] = Field(
+        default="mlp", description="transformer: the block also reads the task's earlier samples and their labels"
+    )
     meta_hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of the meta block")
     global_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the global block")
     category_width: int = Field(default=8, ge=1, description="width of a categorical feature's vector")
@@ -161,6 +164,12 @@ class Network(Section):
     )
     adapted_bias: bool = Field(default=True, description="one more embedding coordinate, added to the logit")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _transformer_has_a_width(self) -> Self:
+        if self.meta_block == "transformer" and not self.meta_hidden:
+            raise ValueError("meta_hidden is empty, but a transformer takes its width from meta_hidden's first number")
+        return self
 
 
 class Training(Section):

@@ -48,6 +48,7 @@ def network_spec(application: Application) -> NetworkSpec:
 
     return NetworkSpec(
         embedding_width=network.embedding_width,
+        meta_block=network.meta_block,
         meta_hidden=network.meta_hidden,
         global_hidden=network.global_hidden,
         meta_category_widths=widths(application.features.meta),

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from limaml.learning.network import MetaBlock, Network
+from limaml.learning.blocks import History, MetaBlock
+from limaml.learning.network import Network
 from limaml.learning.piecewise import Linearized, linearized_by_autograd
 from limaml.learning.rows import Rows
 from limaml.learning.shifts import LowRank, Shift, Shifts, below
@@ -72,13 +73,13 @@ def adapt(
         x_RM, z_RO = network.encode(support)
         if meta_gradient == "first_order":
             x_RM = x_RM.detach()
-        loop = _Loop(network, support, x_RM, weight_T, steps, rate, meta_gradient)
+        loop = _Loop(network, support, x_RM, network.history(support), weight_T, steps, rate, meta_gradient)
         direct = global_gradient == "direct" and network.spec.adapted != "network"
         constant = direct or meta_gradient != "second_order"
         linearize = None if by_autograd else _linearized(network, z_RO, constant, steps)
         if linearize is not None and network.spec.adapted == "embedding":
             return loop.shift_embedding(linearize)
-        if linearize is not None and isinstance(network.meta_block, MetaBlock) and network.spec.adapted == "meta_block":
+        if linearize is not None and type(network.meta_block) is MetaBlock and network.spec.adapted == "meta_block":
             return loop.shift_meta_block(linearize)
         return loop.by_autograd(z_RO, constant)
 
@@ -97,6 +98,7 @@ class _Loop:
     network: Network
     support: Rows
     x_RM: Tensor
+    history: History | None
     weight_T: Tensor
     steps: int
     fixed_rate: float | None
@@ -113,7 +115,7 @@ class _Loop:
         support, name = self.support, self.network.output_shift
         step_TW = self.weight_T[:, None] * self.rate(name)
         with self.inner_gradient():
-            base_RW = self.network.meta_block(self.x_RM)
+            base_RW = self.network.meta_block(self.x_RM, None, support, self.history)
         shift_TW = None
         for _ in range(self.steps):
             with self.inner_gradient():
@@ -165,7 +167,7 @@ class _Loop:
         for _ in range(self.steps):
             with torch.enable_grad():
                 point = {n: s if second and s.requires_grad else s.detach().requires_grad_() for n, s in shifts.items()}
-                embedding_RW = network.meta_block(self.x_RM, below(point, "meta_block"), support)
+                embedding_RW = network.meta_block(self.x_RM, below(point, "meta_block"), support, self.history)
                 of_global = below(point, "global_block")
                 arguments = (z_RO, embedding_RW, of_global, support) if of_global else (z_RO, embedding_RW)
                 logit_R = functional_call(block, held, arguments)
@@ -253,8 +255,12 @@ def embed(network: Network, support: Rows, steps: int, pooling: str = "latest") 
     with torch.no_grad():
         if pooling == "latest":
             newest = support.newest()
-            return network.meta_block(network.meta_encoder(newest.meta_numeric, newest.meta_category), shifts, newest)
-        embedding_RW = network.meta_block(network.encode(support)[0], shifts, support)
+            x_TM = network.meta_encoder(newest.meta_numeric, newest.meta_category)
+            return network.meta_block(x_TM, shifts, newest, network.history(support))
+        # Rows of their own, so that a transformer lets each of them look back on all samples.
+        embedding_RW = network.meta_block(
+            network.encode(support)[0], shifts, replace(support), network.history(support)
+        )
         latest_TW = embedding_RW[support.count_T.cumsum(0) - 1]
         if pooling == "max":
             index = support.task_R[:, None].expand_as(embedding_RW)
@@ -274,7 +280,7 @@ def served_logit(network: Network, support: Rows, query: Rows, steps: int, pooli
     if network.spec.adapted == "network":
         shifts = adapt(network, support, steps)
         with torch.no_grad():
-            return network(query, shifts)
+            return network(query, shifts, support)
     has_T = support.count_T > 0
     number_T = has_T.cumsum(0) - 1
     kept = replace(support, task_R=number_T[support.task_R], tasks=int(has_T.sum()))

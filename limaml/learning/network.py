@@ -4,21 +4,17 @@ Shapes are those of `limaml.learning.rows`.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from limaml.learning.blocks import GlobalBlock, History, MetaBlock
 from limaml.learning.encoders import FeatureEncoder, FeatureStatistics
-from limaml.learning.piecewise import Linearized, PiecewiseLinear, along
 from limaml.learning.rows import Rows
-from limaml.learning.shifts import Shifts, below, linear
-
-CHUNK_ROWS = 512
+from limaml.learning.shifts import Shifts, below
+from limaml.learning.transformer import TransformerBlock
 
 
 @dataclass(frozen=True)
@@ -26,6 +22,7 @@ class NetworkSpec:
     """Everything that fixes the network's parameters and its inner loop; plain values, kept beside the weights."""
 
     embedding_width: int
+    meta_block: Literal["mlp", "transformer"]
     meta_hidden: tuple[int, ...]
     global_hidden: tuple[int, ...]
     meta_category_widths: tuple[int, ...]
@@ -40,112 +37,6 @@ class NetworkSpec:
     shrinkage: float
 
 
-class MetaBlock(nn.Module):
-    """An MLP [R, M] → [R, W] whose parameters may be shifted from task to task."""
-
-    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int) -> None:
-        super().__init__()
-        widths = [inputs, *hidden, outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-
-    def forward(self, x_RM: Tensor, shifts: Shifts | None = None, rows: Rows | None = None) -> Tensor:
-        """The embeddings of rows, un-adapted or with `shifts` of this block's parameters."""
-        h = x_RM
-        for i, layer in enumerate(self.layers):
-            h = linear(layer, F.relu(h) if i else h, shifts or {}, f"layers.{i}", rows)  # type: ignore[arg-type]
-        return h
-
-
-class GlobalBlock(nn.Module):
-    """[R, O] and [R, W] → [R] logits: an MLP over features, embedding and their product, plus the adapted bias.
-
-    Any module called alike can take its place; one that has no `linearized` is differentiated by autograd, and where
-    it is not piecewise linear it must say so by `piecewise_linear = False`.
-    """
-
-    piecewise_linear = True
-
-    def __init__(self, spec: NetworkSpec, inputs: int) -> None:
-        super().__init__()
-        self.width = spec.embedding_width
-        self.adapted_bias = spec.adapted_bias
-        self.item = nn.Linear(inputs, self.width) if spec.item_product else None
-        product = self.width if spec.item_product else 0
-        widths = [inputs + self.width + product, *spec.global_hidden]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.out = nn.Linear(widths[-1], 1)
-        self.dropout = nn.Dropout(spec.dropout)
-
-    def forward(
-        self, z_RO: Tensor, embedding_RW: Tensor, shifts: Shifts | None = None, rows: Rows | None = None
-    ) -> Tensor:
-        """Logits of rows, with `shifts` of this block's parameters where every weight is adapted."""
-        shifts = shifts or {}
-        e_RD = embedding_RW[:, : self.width]
-        parts = [z_RO, e_RD]
-        logit_R = embedding_RW[:, -1] if self.adapted_bias else embedding_RW.new_zeros(len(embedding_RW))
-        if self.item is not None:
-            product_RD = e_RD * linear(self.item, z_RO, shifts, "item", rows)
-            parts.append(product_RD)
-            # Their plain dot product gives the inner loop a gradient along the item's vector from the first step on.
-            logit_R = logit_R + product_RD.sum(1)
-        h = torch.cat(parts, dim=1)
-        for i, layer in enumerate(self.hidden):
-            h = self.dropout(F.relu(linear(layer, h, shifts, f"hidden.{i}", rows)))  # type: ignore[arg-type]
-        return logit_R + linear(self.out, h, shifts, "out", rows).squeeze(1)
-
-    def linearized(self, z_RO: Tensor, constant: bool, steps: int = 1) -> Linearized:
-        """Logit and ∂logit/∂embedding as functions of the embedding alone; `constant` cuts the gradient to θ_global.
-
-        What the first layer makes of the other features is kept where several `steps` follow. Rows go through in
-        chunks that stay in the processor's cache.
-        """
-        of = torch.detach if constant else _itself
-        layers = [*self.hidden, self.out]
-        weight, bias = of(layers[0].weight), of(layers[0].bias)
-        outer = z_RO.shape[1]
-        weight_z, weight_e = weight[:, :outer], weight[:, outer : outer + self.width]
-        weight_v = None if self.item is None else weight[:, outer + self.width :]
-        rest = [of(parameter) for layer in layers[1:] for parameter in (layer.weight, layer.bias)]
-        network = PiecewiseLinear(weight_e, weight_v, rest)
-
-        def before(z_RO: Tensor) -> tuple[Tensor, Tensor | None]:
-            item = self.item
-            v_RD = None if item is None else F.linear(z_RO, of(item.weight), of(item.bias))
-            return F.linear(z_RO, weight_z, bias), v_RD
-
-        size = CHUNK_ROWS if constant else max(len(z_RO), 1)
-        chunks = of(z_RO).split(size)
-        kept = [before(z_RO) for z_RO in chunks] if steps > 1 else None
-
-        def one(index: int, e_RD: Tensor) -> tuple[Tensor, Tensor]:
-            first_RH, v_RD = before(chunks[index]) if kept is None else kept[index]
-            drops = self._drops(first_RH)
-            if not constant:
-                return network.logit_and_gradient(first_RH, e_RD, v_RD, drops)
-            return network.constant(first_RH if kept is None else first_RH.clone(), e_RD, v_RD, drops)
-
-        def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
-            e_RD = embedding_RW[:, : self.width]
-            parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(size))]
-            logit_R, gradient_RW = (torch.cat(part) for part in zip(*parts, strict=True))
-            if self.adapted_bias:
-                logit_R = logit_R + (embedding_RW[:, -1].detach() if constant else embedding_RW[:, -1])
-                gradient_RW = F.pad(gradient_RW, (0, 1), value=1.0)
-            return along(logit_R, gradient_RW, embedding_RW) if constant else logit_R, gradient_RW
-
-        return linearize
-
-    def _drops(self, like_RH: Tensor) -> Sequence[Tensor]:
-        if not self.training or self.dropout.p == 0:
-            return ()
-        return [self.dropout(like_RH.new_ones(len(like_RH), layer.out_features)) for layer in self.hidden]  # type: ignore[arg-type]
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 class Network(nn.Module):
     """Encoders, meta block, global block and what the inner loop learns about itself (step sizes, shrinkage)."""
 
@@ -155,8 +46,15 @@ class Network(nn.Module):
         self.meta_encoder = FeatureEncoder(meta, spec.meta_category_widths)
         self.other_encoder = FeatureEncoder(other, spec.other_category_widths)
         self.width = spec.embedding_width + int(spec.adapted_bias)
-        self.meta_block = MetaBlock(self.meta_encoder.width, spec.meta_hidden, self.width)
-        self.global_block = GlobalBlock(spec, self.other_encoder.width)
+        others = self.other_encoder.width
+        self.meta_block: MetaBlock
+        if spec.meta_block == "transformer":
+            self.meta_block = TransformerBlock(self.meta_encoder.width, others, spec.meta_hidden, self.width)
+        else:
+            self.meta_block = MetaBlock(self.meta_encoder.width, spec.meta_hidden, self.width)
+        self.global_block = GlobalBlock(
+            others, spec.embedding_width, spec.global_hidden, spec.item_product, spec.adapted_bias, spec.dropout
+        )
         learned = spec.learned_task_learning_rate
         start = math.log(spec.task_learning_rate)
         self.log_rate = nn.ParameterDict(
@@ -194,10 +92,15 @@ class Network(nn.Module):
             self.other_encoder(rows.other_numeric, rows.other_category),
         )
 
-    def forward(self, rows: Rows, shifts: Shifts | None = None) -> Tensor:
-        """[R] logits, un-adapted or with each task's `shifts`."""
+    def history(self, support: Rows) -> History | None:
+        """What a transformer meta block may look back on; an MLP looks at nothing."""
+        return History(*self.encode(support), support) if self.spec.meta_block == "transformer" else None
+
+    def forward(self, rows: Rows, shifts: Shifts | None = None, support: Rows | None = None) -> Tensor:
+        """[R] logits, un-adapted or with each task's `shifts`; a transformer looks back on `support`, where given."""
         x_RM, z_RO = self.encode(rows)
-        embedding_RW = self.meta_block(x_RM, below(shifts, "meta_block"), rows)
+        history = None if support is None else self.history(support)
+        embedding_RW = self.meta_block(x_RM, below(shifts, "meta_block"), rows, history)
         of_global = below(shifts, "global_block")
         if not of_global:
             return self.global_block(z_RO, embedding_RW)

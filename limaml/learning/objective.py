@@ -30,7 +30,7 @@ def limaml_loss(
     support sets included) is added, so that members without samples, who meet θ_meta as it is, stay well served.
     """
     shifts = adapt(network, support, steps, meta_gradient, global_gradient)
-    loss = F.binary_cross_entropy_with_logits(network(query, shifts), query.label_R)
+    loss = F.binary_cross_entropy_with_logits(network(query, shifts, support), query.label_R)
     if unadapted_weight == 0 or rows is None:
         return loss
     return loss + unadapted_weight * vanilla_loss(network, rows)

@@ -81,22 +81,26 @@ class Rows:
         return 0 < len(self.task_R) == self.tasks * self.longest
 
     @cached_property
+    def position_R(self) -> Tensor:
+        """[R] int64 how many rows of its task come before a row."""
+        start_T = self.count_T.cumsum(0) - self.count_T
+        return torch.arange(len(self.task_R), device=self.task_R.device) - start_T[self.task_R]
+
+    @cached_property
     def _place_R(self) -> Tensor:
         """[R] where each row goes when every task has room for the longest one."""
-        start_T = self.count_T.cumsum(0) - self.count_T
-        order_R = torch.arange(len(self.task_R), device=self.task_R.device)
-        return self.task_R * self.longest + order_R - start_T[self.task_R]
+        return self.task_R * self.longest + self.position_R
 
     def padded(self, value_RI: Tensor) -> Tensor:
         """[T, S, I] the rows of each task beside each other, zeros behind the last one."""
         if self._same_length:
             return value_RI.view(self.tasks, self.longest, -1)
         room = value_RI.new_zeros(self.tasks * self.longest, value_RI.shape[1])
-        return room.index_copy(0, self._place_R, value_RI).view(self.tasks, self.longest, -1)
+        return room.index_copy(0, self._place_R, value_RI).view(self.tasks, self.longest, value_RI.shape[1])
 
     def flat(self, value_TSI: Tensor) -> Tensor:
         """[R, I] back from `padded`."""
-        value = value_TSI.reshape(self.tasks * self.longest, -1)
+        value = value_TSI.reshape(self.tasks * self.longest, value_TSI.shape[2])
         return value if self._same_length else value[self._place_R]
 
 

@@ -14,6 +14,7 @@ from limaml.learning.rows import Rows, rows_of
 
 SPEC = NetworkSpec(
     embedding_width=4,
+    meta_block="mlp",
     meta_hidden=(6,),
     global_hidden=(7, 5),
     meta_category_widths=(3,),
@@ -68,6 +69,11 @@ def split(batch: TaskBatch) -> tuple[Rows, Rows]:
 def make_network() -> Callable[..., Network]:
     def make(seed: int = 0, **changes: object) -> Network:
         torch.manual_seed(seed)
-        return Network(replace(SPEC, **changes), STATISTICS, STATISTICS).double().eval()
+        network = Network(replace(SPEC, **changes), STATISTICS, STATISTICS).double().eval()
+        # Layers that start at zero would hide what they are fed.
+        for parameter in network.meta_block.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.3)
+        return network
 
     return make

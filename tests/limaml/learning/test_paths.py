@@ -31,7 +31,7 @@ def gradients(network: Network, loss: Callable[[Network], Tensor]) -> dict[str, 
 
 def ours(support: Rows, query: Rows, steps: int, mode: GlobalGradient, by_autograd: bool, network: Network) -> Tensor:
     shifts = adapt(network, support, steps, "second_order", mode, by_autograd=by_autograd)
-    return nn.functional.binary_cross_entropy_with_logits(network(query, shifts), query.label_R)
+    return nn.functional.binary_cross_entropy_with_logits(network(query, shifts, support), query.label_R)
 
 
 @pytest.mark.parametrize("mode", ["direct", "full"])
@@ -46,8 +46,19 @@ def ours(support: Rows, query: Rows, steps: int, mode: GlobalGradient, by_autogr
         {"adapted": "embedding"},
         {"adapted": "embedding", "meta_hidden": (), "global_hidden": (9,), "adapted_bias": False},
         {"adapted": "network"},
+        {"adapted": "embedding", "meta_block": "transformer"},
+        {"adapted": "meta_block", "meta_block": "transformer"},
     ],
-    ids=["block", "block_deep_plain", "block_wide_no_hidden", "shift", "shift_no_hidden", "network"],
+    ids=[
+        "block",
+        "block_deep_plain",
+        "block_wide_no_hidden",
+        "shift",
+        "shift_no_hidden",
+        "network",
+        "transformer_shift",
+        "transformer",
+    ],
 )
 @pytest.mark.parametrize("lengths", [RAGGED, EVEN], ids=["ragged", "even"])
 def test_all_ways_give_the_same_gradients(

@@ -1,0 +1,137 @@
+"""The two blocks of the network (§4): the meta block, adapted per task, and the global block, shared by all.
+
+Shapes are those of `limaml.learning.rows`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limaml.learning.piecewise import Linearized, PiecewiseLinear, along
+from limaml.learning.rows import Rows
+from limaml.learning.shifts import Shifts, linear
+
+CHUNK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class History:
+    """Support rows as they may be looked back on: encoded features, labels, and whose they are."""
+
+    x_RM: Tensor
+    z_RO: Tensor
+    rows: Rows
+
+
+class MetaBlock(nn.Module):
+    """An MLP [R, M] → [R, W] whose parameters may be shifted from task to task."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        widths = [inputs, *hidden, outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(
+        self, x_RM: Tensor, shifts: Shifts | None = None, rows: Rows | None = None, history: "History | None" = None
+    ) -> Tensor:
+        """The embeddings of rows, un-adapted or with `shifts` of this block; an MLP looks at no history."""
+        del history
+        h = x_RM
+        for i, layer in enumerate(self.layers):
+            h = linear(layer, F.relu(h) if i else h, shifts or {}, f"layers.{i}", rows)  # type: ignore[arg-type]
+        return h
+
+
+class GlobalBlock(nn.Module):
+    """[R, O] and [R, W] → [R] logits: an MLP over features, embedding and their product, plus the adapted bias.
+
+    Any module called alike can take its place; one that has no `linearized` is differentiated by autograd, and where
+    it is not piecewise linear it must say so by `piecewise_linear = False`.
+    """
+
+    piecewise_linear = True
+
+    def __init__(
+        self, inputs: int, width: int, hidden: tuple[int, ...], item_product: bool, adapted_bias: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.adapted_bias = adapted_bias
+        self.item = nn.Linear(inputs, width) if item_product else None
+        widths = [inputs + width + (width if item_product else 0), *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.out = nn.Linear(widths[-1], 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, z_RO: Tensor, embedding_RW: Tensor, shifts: Shifts | None = None, rows: Rows | None = None
+    ) -> Tensor:
+        """Logits of rows, with `shifts` of this block's parameters where every weight is adapted."""
+        shifts = shifts or {}
+        e_RD = embedding_RW[:, : self.width]
+        parts = [z_RO, e_RD]
+        logit_R = embedding_RW[:, -1] if self.adapted_bias else embedding_RW.new_zeros(len(embedding_RW))
+        if self.item is not None:
+            product_RD = e_RD * linear(self.item, z_RO, shifts, "item", rows)
+            parts.append(product_RD)
+            # Their plain dot product gives the inner loop a gradient along the item's vector from the first step on.
+            logit_R = logit_R + product_RD.sum(1)
+        h = torch.cat(parts, dim=1)
+        for i, layer in enumerate(self.hidden):
+            h = self.dropout(F.relu(linear(layer, h, shifts, f"hidden.{i}", rows)))  # type: ignore[arg-type]
+        return logit_R + linear(self.out, h, shifts, "out", rows).squeeze(1)
+
+    def linearized(self, z_RO: Tensor, constant: bool, steps: int = 1) -> Linearized:
+        """Logit and ∂logit/∂embedding as functions of the embedding alone; `constant` cuts the gradient to θ_global.
+
+        What the first layer makes of the other features is kept where several `steps` follow. Rows go through in
+        chunks that stay in the processor's cache.
+        """
+        of = torch.detach if constant else _itself
+        layers = [*self.hidden, self.out]
+        weight, bias = of(layers[0].weight), of(layers[0].bias)
+        outer = z_RO.shape[1]
+        weight_z, weight_e = weight[:, :outer], weight[:, outer : outer + self.width]
+        weight_v = None if self.item is None else weight[:, outer + self.width :]
+        rest = [of(parameter) for layer in layers[1:] for parameter in (layer.weight, layer.bias)]
+        network = PiecewiseLinear(weight_e, weight_v, rest)
+
+        def before(z_RO: Tensor) -> tuple[Tensor, Tensor | None]:
+            item = self.item
+            v_RD = None if item is None else F.linear(z_RO, of(item.weight), of(item.bias))
+            return F.linear(z_RO, weight_z, bias), v_RD
+
+        size = CHUNK_ROWS if constant else max(len(z_RO), 1)
+        chunks = of(z_RO).split(size)
+        kept = [before(z_RO) for z_RO in chunks] if steps > 1 else None
+
+        def one(index: int, e_RD: Tensor) -> tuple[Tensor, Tensor]:
+            first_RH, v_RD = before(chunks[index]) if kept is None else kept[index]
+            drops = self._drops(first_RH)
+            if not constant:
+                return network.logit_and_gradient(first_RH, e_RD, v_RD, drops)
+            return network.constant(first_RH if kept is None else first_RH.clone(), e_RD, v_RD, drops)
+
+        def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
+            e_RD = embedding_RW[:, : self.width]
+            parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(size))]
+            logit_R, gradient_RW = (torch.cat(part) for part in zip(*parts, strict=True))
+            if self.adapted_bias:
+                logit_R = logit_R + (embedding_RW[:, -1].detach() if constant else embedding_RW[:, -1])
+                gradient_RW = F.pad(gradient_RW, (0, 1), value=1.0)
+            return along(logit_R, gradient_RW, embedding_RW) if constant else logit_R, gradient_RW
+
+        return linearize
+
+    def _drops(self, like_RH: Tensor) -> Sequence[Tensor]:
+        if not self.training or self.dropout.p == 0:
+            return ()
+        return [self.dropout(like_RH.new_ones(len(like_RH), layer.out_features)) for layer in self.hidden]  # type: ignore[arg-type]
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
