@@ -215,7 +215,11 @@ class Embeddings(Section):
     pooling: Literal["latest", "mean", "max", "cosine"] = Field(
         default="latest", description="how scored samples become one"
     )
-    tasks_per_batch: int = Field(default=128, ge=1, description="small batches stay in the processor's cache")
+    tasks_per_batch: int = Field(
+        default=256,
+        ge=1,
+        description="at most: each holds its own parameters in memory; 8,192 rows end a batch as well",
+    )
 
 
 class Gate(Section):

@@ -182,14 +182,21 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def support_batches(file: pq.ParquetFile, widths: dict[str, int], tasks_per_batch: int) -> Iterator[TaskBatch]:
-    """The support rows of every task that has any, in batches of tasks of similar length.
+def support_batches(
+    file: pq.ParquetFile, widths: dict[str, int], tasks_per_batch: int, rows_per_batch: int
+) -> Iterator[TaskBatch]:
+    """The support rows of every task that has any, in batches of similar length that end at whichever comes first.
 
-    A batch may share its row group's memory.
+    A batch has one task at least. It may share its row group's memory.
     """
     for group in range(file.num_row_groups):
         batch = read_row_group(file, group, widths, row_ids=False)
         order = np.argsort(batch.support, kind="stable")
         order = order[np.searchsorted(batch.support[order], 1) :]
-        for first in range(0, len(order), tasks_per_batch):
-            yield batch.support_only(order[first : first + tasks_per_batch])
+        ends = np.cumsum(batch.support[order])
+        first = rows = 0
+        while first < len(order):
+            last = int(np.searchsorted(ends, rows + rows_per_batch, "right"))
+            last = min(max(last, first + 1), first + tasks_per_batch)
+            yield batch.support_only(order[first:last])
+            first, rows = last, int(ends[last - 1])

@@ -32,6 +32,8 @@ from limaml.windows import day_start
 
 log = logging.getLogger(__name__)
 
+# What batches of more rows would save in calls, they lose to the processor's cache.
+ROWS_PER_BATCH = 1 << 13
 ROW_GROUP_ROWS = 1 << 16
 # Only these columns repeat; the bytes of floats compress when split by position.
 _ENCODING: dict[str, Any] = {
@@ -128,7 +130,8 @@ def _write_shard(
     cutoff = day_start(as_of, application.windows.utc_offset_hours)
     fs, path = storage.filesystem(file_uri(task_set.uri, entry))
     with storage.storage_errors(path, "read"), pq.ParquetFile(fs.open_input_file(path)) as file:
-        batches = support_batches(file, task_set.manifest.details["widths"], application.embeddings.tasks_per_batch)
+        widths, size = task_set.manifest.details["widths"], application.embeddings.tasks_per_batch
+        batches = support_batches(file, widths, size, ROWS_PER_BATCH)
         parts = list(_embedded(batches, network, application, cutoff, bar))
     width = network.embedding_width
     columns = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _nothing(width)

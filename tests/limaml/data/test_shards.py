@@ -73,12 +73,13 @@ def test_row_ids_are_read_only_where_asked_for(batch: TaskBatch, path: Path) -> 
     assert read.event_time.tolist() == batch.event_time[: read.rows].tolist()
 
 
-@pytest.mark.parametrize("size", [1, 3, 1000])
-def test_support_batches_hold_every_support_row_once(batch: TaskBatch, path: Path, size: int) -> None:
+@pytest.mark.parametrize(("tasks", "rows"), [(1, 1000), (3, 1000), (1000, 7), (4, 9), (1000, 1000)])
+def test_support_batches_hold_every_support_row_once(batch: TaskBatch, path: Path, tasks: int, rows: int) -> None:
     with pq.ParquetFile(path) as file:
-        parts = list(support_batches(file, WIDTHS, size))
+        parts = list(support_batches(file, WIDTHS, tasks, rows))
         groups = file.num_row_groups
-    assert max(part.tasks for part in parts) <= size
+    assert max(part.tasks for part in parts) <= tasks
+    assert all(part.rows <= rows or part.tasks == 1 for part in parts)
     assert len(parts) >= groups
     expected = replace(batch.support_only(), row_id=np.zeros(int(batch.support.sum()), np.int64))
     assert sorted(by_task(TaskBatch.concatenate(parts))) == sorted(by_task(expected))
@@ -86,7 +87,7 @@ def test_support_batches_hold_every_support_row_once(batch: TaskBatch, path: Pat
 
 def test_support_batches_come_by_length(path: Path) -> None:
     with pq.ParquetFile(path) as file:
-        lengths = [part.lengths.tolist() for part in support_batches(file, WIDTHS, 1000)]
+        lengths = [part.lengths.tolist() for part in support_batches(file, WIDTHS, 1000, 1000)]
     assert all(group == sorted(group) for group in lengths)
 
 
@@ -95,7 +96,7 @@ def test_a_shard_without_tasks_is_a_file(tmp_path: Path) -> None:
         pass
     with pq.ParquetFile(tmp_path / "empty.parquet") as file:
         assert file.metadata.num_rows == 0
-        assert list(support_batches(file, WIDTHS, 7)) == []
+        assert list(support_batches(file, WIDTHS, 7, 7)) == []
 
 
 @pytest.mark.parametrize(("noise", "expected"), [(True, "UNCOMPRESSED"), (False, "ZSTD")], ids=["noise", "repeated"])
