@@ -36,16 +36,23 @@ class Bench:
         """The task sets of a training run."""
         return training_splits(self.application.windows, self.log.as_of)
 
+    @cached_property
+    def validated(self) -> str:
+        """URI of the validated window, all the days a training run reads."""
+        from limaml.data.validation import validate
+
+        window = training_window(self.application.windows, self.log.as_of)
+        output = self.log.place(self.application).validated(window)
+        validate(self.log.data, output, self.application, window)
+        return output
+
     def tasks(self, split: TaskSplit) -> str:
         """URI of a split's task set, grouped if it is not there yet."""
         from limaml.data.tasks import group_tasks
-        from limaml.data.validation import validate
 
-        place = self.log.place(self.application)
-        window = training_window(self.application.windows, self.log.as_of)
-        validate(self.log.data, place.validated(window), self.application, window)
-        group_tasks(place.validated(window), place.tasks(split), self.application, split)
-        return place.tasks(split)
+        output = self.log.place(self.application).tasks(split)
+        group_tasks(self.validated, output, self.application, split)
+        return output
 
     def trained(self, variant: Variant, application: Application) -> dict[str, Any]:
         """The model of a variant, `application`, which reads this bench's task sets; its manifest's details.
@@ -62,7 +69,7 @@ class Bench:
             self.tasks(self.splits["validation"]),
             place.model(""),
             changed(application, training={"seed": self.log.seed}),
-            place.tracking_uri(),
+            self.log.tracking,
             self.log.as_of,
             tuple(algorithm for algorithm in ALGORITHMS if wanted[algorithm]),
         ).details

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from limaml import storage
 from limaml.config import Application
-from limaml.windows import Window, refresh_split, training_window
+from limaml.windows import Window, refresh_split
 from pipelines.reproduce.bench import Bench
 from pipelines.reproduce.logs import Log
 from pipelines.reproduce.variants import BASE, changed
@@ -50,7 +50,6 @@ def measure(seed_log: Log, application: Application) -> Lifts:
 
 def _release(seed_log: Log, application: Application) -> None:
     """Publish the trained pair, then the embeddings of the test's first morning."""
-    from limaml.data.tasks import group_tasks
     from limaml.online.embeddings import generate_embeddings
     from limaml.online.release import publish
     from limaml.training.gate import judge
@@ -60,12 +59,10 @@ def _release(seed_log: Log, application: Application) -> None:
     store, decision = place.store_url(application), place.decision(model["model_version"])
     validation = bench.tasks(bench.splits["validation"])
     files = bench.embeddings(model, test, application)
-    tracking, as_of = place.tracking_uri(), seed_log.as_of
+    tracking, as_of = seed_log.tracking, seed_log.as_of
     judge(model["uri"], files.uri, validation, bench.tasks(test), decision, application, tracking, as_of)
     publish(files.uri, store, application, decision)
-    recent = refresh_split(application.windows, as_of)
-    window = training_window(application.windows, as_of)
-    group_tasks(place.validated(window), place.tasks(recent), application, recent)
+    recent = bench.tasks(refresh_split(application.windows, as_of))
     newest = place.embeddings(model["model_version"], as_of)
-    generate_embeddings(model["uri"], place.tasks(recent), newest, application, as_of)
+    generate_embeddings(model["uri"], recent, newest, application, as_of)
     publish(newest, store, application)

@@ -24,13 +24,15 @@ def by_kind(application: Application) -> list[Application]:
     The kind is the first categorical feature of the global block, such as the type of a notification. It describes the
     task then, so it feeds the meta block.
     """
-    keys: tuple[str, ...] = application.task.keys
+    keys = application.task.keys
     if len(keys) > 1:
         left = {feature.name for feature in application.features.meta} - {keys[-1]}
         return [_of(application, keys[:-1], left) if left else application, application]
     kinds = [f.name for f in application.features.other if f.kind == "categorical" and f.name not in keys]
     if not kinds:
-        log.warning("%s: no categorical feature to split tasks by; only its own definition is measured", keys[0])
+        log.warning(
+            "%s: no categorical feature to split tasks by; only its own definition is measured", name_of(application)
+        )
         return [application]
     kind = kinds[0]
     meta = {feature.name for feature in application.features.meta} | {kind}

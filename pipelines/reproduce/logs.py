@@ -31,6 +31,7 @@ class Log:
         workspace: URI below which everything made from this log lies.
         data: URI of the data root.
         as_of: the first day not used.
+        tracking: MLflow's URI, one for all seeds.
         simulated: whether the world can be played on.
     """
 
@@ -38,6 +39,7 @@ class Log:
     workspace: str
     data: str
     as_of: date
+    tracking: str
     simulated: bool
 
     def place(self, application: Application) -> Workspace:
@@ -55,17 +57,18 @@ def logs(
         DataError: the log breaks its contract.
     """
     root = storage.normalize(workspace)
+    tracking = Workspace(root, application.name).tracking_uri()
     if data:
         given = bring_in(data, application, workspace)
         as_of = run_date or day_after_newest(given)
         for seed in range(seeds):
-            yield Log(seed, root, given, as_of, simulated=False)
+            yield Log(seed, root, given, as_of, tracking, simulated=False)
         return
     for seed in range(seeds):
-        yield _simulated(application, root, seed, world)
+        yield _simulated(application, root, seed, world, tracking)
 
 
-def _simulated(application: Application, root: str, seed: int, world: World) -> Log:
+def _simulated(application: Application, root: str, seed: int, world: World, tracking: str) -> Log:
     from limaml.data.simulator import simulate
     from limaml.data.world import SimulationSpec
 
@@ -76,4 +79,4 @@ def _simulated(application: Application, root: str, seed: int, world: World) -> 
     workspace = storage.join(root, f"world-{seed}_{world.members}-members_{world.items}-items_{days}-days")
     data = Workspace(workspace, application.name).data
     simulate(data, application, spec)
-    return Log(seed, workspace, data, spec.end, simulated=True)
+    return Log(seed, workspace, data, spec.end, tracking, simulated=True)

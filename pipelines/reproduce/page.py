@@ -3,28 +3,32 @@
 from collections.abc import Iterator
 from typing import Any
 
+from limaml.cohorts import COHORTS
 from limaml.training import slices
 from pipelines.reproduce.refresh import AGES
 
 Plain = dict[str, Any]
+COMPARED = (slices.ALL, slices.WITH_SUPPORT, "samples_1_5", *AGES)
 
 
 def markdown(result: Plain) -> str:
-    """The whole table: a heading, the paper's words, one block of rows a task definition, then what is compared."""
+    """A table to read: the paper's words, a block of rows a task definition, what is compared. The JSON says more."""
     lines = [f"### {result['name']}: {result['title']}", ""]
     lines += [f"{result['application']}, {result['data']}, {result['seeds']} seeds. Paper: {result['paper']}.", ""]
-    definitions = list(dict.fromkeys(row["definition"] for row in result["table"]))
+    hidden = {"samples_6_24"} | (set() if result["lifts"] else set(COHORTS))
+    rows = [row for row in result["table"] if row["slice"] not in hidden]
+    definitions = list(dict.fromkeys(row["definition"] for row in rows))
     for definition in definitions:
         if len(definitions) > 1:
             lines += [f"Tasks by {definition}:", ""]
-        lines += [*_rows([row for row in result["table"] if row["definition"] == definition]), ""]
+        lines += [*_rows([row for row in rows if row["definition"] == definition]), ""]
     if result["comparisons"]:
-        lines += [*_comparisons(result["comparisons"], len(definitions) > 1), ""]
+        chosen = [each for each in result["comparisons"] if each["slice"] in COMPARED]
+        lines += [*_comparisons(chosen, len(definitions) > 1), ""]
     if result["costs"]:
         lines += ["| training step of | over vanilla | paper |", "|---|--:|--:|"]
-        lines += [
-            f"| {each['algorithm']} | {_ratio(each['ratio'])} | {each['paper']:.2f} |" for each in result["costs"]
-        ]
+        for each in result["costs"]:
+            lines.append(f"| {each['algorithm']} | {_ratio(each['ratio'])} | {each['paper']:.2f} |")
         lines += [""]
     if result["lifts"]:
         lines += ["| A/B test: cohort | metric | lift |", "|---|---|--:|"]
@@ -36,12 +40,10 @@ def markdown(result: Plain) -> str:
 def _rows(rows: list[Plain]) -> Iterator[str]:
     has_truth = any(row["gap_closed"] for row in rows)
     has_paper = any(row["paper"] is not None for row in rows)
-    yield (
-        "| rows | algorithm | AUC | gain over vanilla |"
-        + (" paper |" if has_paper else "")
-        + (" over the intercept | GAUC | GAUC gain over vanilla |" + (" gap closed |" if has_truth else ""))
-    )
-    yield "|---|---|--:|--:|" + ("--:|" if has_paper else "") + "--:|--:|--:|" + ("--:|" if has_truth else "")
+    columns = ["AUC", "gain over vanilla", *(["paper"] if has_paper else []), "over the intercept", "GAUC"]
+    columns += ["GAUC gain over vanilla", *(["gap closed"] if has_truth else [])]
+    yield "| rows | algorithm | " + " | ".join(columns) + " |"
+    yield "|---|---|" + "--:|" * len(columns)
     before = ""
     for row in rows:
         cells = ["" if row["slice"] == before else slice_title(row["slice"]), row["title"], _number(row["auc"])]

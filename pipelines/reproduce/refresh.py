@@ -75,16 +75,13 @@ def _day(test: TaskSplit, day: date) -> TaskSplit:
 
 
 def together(parts: Iterable[Scored]) -> Scored:
-    """Several days' rows as one set; a task that comes again is one task."""
+    """Several days' rows as one set. A task is one of each day: what is ranked, at one moment, is a day's rows."""
     parts = list(parts)
-    number: dict[str, int] = {}
-    for part in parts:
-        for task in part.task_ids:
-            number.setdefault(task, len(number))
+    starts = np.cumsum([0, *(len(part.task_ids) for part in parts)])
     return Scored(
         np.concatenate([part.label for part in parts]),
-        np.concatenate([np.array([number[t] for t in part.task_ids], np.int64)[part.task] for part in parts]),
+        np.concatenate([part.task + start for part, start in zip(parts, starts, strict=False)]),
         np.concatenate([part.samples for part in parts]),
-        list(number),
+        [task for part in parts for task in part.task_ids],
         {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
     )

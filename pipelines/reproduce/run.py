@@ -78,7 +78,7 @@ def summarize(name: str, table: Table, application: Application, measured: list[
     ]
     lifts = [
         {"cohort": cohort, "metric": metric, "lift": _interval([m.lifts.get((cohort, metric)) for m in measured])}
-        for cohort, metric in measured[0].lifts
+        for cohort, metric in dict.fromkeys(key for each in measured for key in each.lifts)
     ]
     return {
         "name": name,
