@@ -129,12 +129,20 @@ def recommend(candidates: Sequence[CandidateAdvice]) -> tuple[tuple[str, ...] | 
     for one in good:
         if one is best:
             continue
-        related = set(one.keys) < set(best.keys) or set(best.keys) < set(one.keys)
-        together = (
-            "both carry signal of their own, so consider them side by side" if related else "not measured together"
-        )
-        text += f" {spell(one.keys)} pays too ({interval(one.signal.total)}; {together})."
+        text += " " + _beside(best, one)
     return best.keys, text
+
+
+def _beside(best: CandidateAdvice, other: CandidateAdvice) -> str:
+    """What another definition that pays is, next to the best one."""
+    beyond = {refinement.beyond: refinement.gain for refinement in other.refinements}
+    if best.keys in beyond:
+        added = interval(beyond[best.keys])
+        return f"{spell(other.keys)} adds {added} to it: consider both definitions side by side."
+    alone = f"{spell(other.keys)} pays by itself too, {interval(other.signal.total)}"
+    if set(other.keys) < set(best.keys):
+        return f"{alone}; the finer definition adds to it."
+    return f"{alone}; how much of it is the same was not measured."
 
 
 def _alone(signal: Signal, verdict: Verdict, minimum_gain: float) -> str:

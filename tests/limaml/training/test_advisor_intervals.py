@@ -29,8 +29,8 @@ def test_copies_of_rows_in_their_cluster_tell_nothing_new() -> None:
     label, base, score = _scored(400)
     cluster = np.repeat(np.arange(100), 4)
     once = gain(label, base, score, [cluster], 0.95)
-    thrice = [np.repeat(one, 3) for one in (label, base, score, cluster)]
-    copied = gain(thrice[0], thrice[1], thrice[2], [thrice[3]], 0.95)
+    label, base, score = (np.repeat(one, 3) for one in (label, base, score))
+    copied = gain(label, base, score, [np.repeat(cluster, 3)], 0.95)
     for name in ("auc", "low", "high", "log_loss", "log_loss_low", "log_loss_high"):
         assert getattr(copied, name) == pytest.approx(getattr(once, name), abs=1e-12)
     assert copied.clusters == once.clusters == 100
