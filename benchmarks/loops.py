@@ -1,8 +1,8 @@
-"""The peer: the same mathematics task after task, as learn2learn, higher and TorchOpt run it."""
+"""The peers: the same mathematics task after task, as learn2learn, higher and TorchOpt run it, and under `vmap`."""
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from limaml.learning.network import Network
@@ -42,6 +42,26 @@ def loop_loss(network: Network, tasks: list[tuple[Rows, Rows]], steps: int, glob
         logit_R = _logit(network, query, adapted, support)
         losses.append(F.binary_cross_entropy_with_logits(logit_R, query.label_R, reduction="sum"))
     return torch.stack(losses).sum() / sum(len(query.label_R) for _, query in tasks)
+
+
+def vmap_loss(network: Network, support: Rows, query: Rows, rate: float) -> Tensor:
+    """The same for one full-gradient step at one α by the mean loss, all tasks at once, of tasks of equal length."""
+    names = list(network.adapted_parameters())
+    shared: dict[str, Tensor] = {name: network.get_parameter(name) for name in names}
+
+    def loss(adapted: dict[str, Tensor], x: Tensor, z: Tensor, label: Tensor) -> Tensor:
+        embedding = functional_call(network.meta_block, _below(adapted, "meta_block"), (x,))
+        return F.binary_cross_entropy_with_logits(network.global_block(z, embedding), label)
+
+    def one_task(*arguments: Tensor) -> Tensor:
+        gradients = grad(loss)(shared, *arguments[:3])
+        return loss({name: shared[name] - rate * gradients[name] for name in names}, *arguments[3:])
+
+    def padded(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        x_RM, z_RO = network.encode(rows)
+        return rows.padded(x_RM), rows.padded(z_RO), rows.padded(rows.label_R[:, None]).squeeze(2)
+
+    return vmap(one_task)(*padded(support), *padded(query)).mean()
 
 
 def loop_embed(network: Network, tasks: list[Rows], steps: int) -> Tensor:

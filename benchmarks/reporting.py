@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,19 @@ def single_thread() -> None:
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+
+
+def peak_mebibytes(call: Callable[[], Any]) -> float:
+    """MiB the process's resident set grows by at its height during a call. Linux only."""
+
+    def status(field: str) -> int:
+        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
+        return int(line.split()[1])
+
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
+    before = status("VmRSS")
+    call()
+    return (status("VmHWM") - before) / 1024
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

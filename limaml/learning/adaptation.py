@@ -133,21 +133,20 @@ class _Loop:
         scale_R = support.of_row(self.weight_T)
         if (rate := self.one_rate()) is not None:
             scale_R = scale_R * rate
-        x_TSM = support.padded(self.x_RM)
         for _ in range(self.steps):
             with self.inner_gradient():
-                inputs_TSI, a_TSU = [x_TSM], layers[0].forward(x_TSM)
+                inputs_RI, a_RU = [self.x_RM], layers[0].forward(self.x_RM)
                 for layer in layers[1:]:
-                    inputs_TSI.append(F.relu(a_TSU))
-                    a_TSU = layer.forward(inputs_TSI[-1])
-                logit_R, slope_RW = linearize(support.flat(a_TSU))
+                    inputs_RI.append(F.relu(a_RU))
+                    a_RU = layer.forward(inputs_RI[-1])
+                logit_R, slope_RW = linearize(a_RU)
                 residual_R = (torch.sigmoid(logit_R) - support.label_R) * scale_R
-                deltas_TSU = [support.padded(residual_R[:, None] * slope_RW)]
-                for layer, input_TSI in zip(layers[:0:-1], inputs_TSI[:0:-1], strict=True):
-                    back_TSI = layer.backward(deltas_TSU[0])
-                    deltas_TSU.insert(0, torch.ops.aten.threshold_backward(back_TSI, input_TSI, 0))
-            for layer, input_TSI, delta_TSU in zip(layers, inputs_TSI, deltas_TSU, strict=True):
-                layer.step(input_TSI, delta_TSU)
+                deltas_RU = [residual_R[:, None] * slope_RW]
+                for layer, input_RI in zip(layers[:0:-1], inputs_RI[:0:-1], strict=True):
+                    back_RI = layer.backward(deltas_RU[0])
+                    deltas_RU.insert(0, torch.ops.aten.threshold_backward(back_RI, input_RI, 0))
+            for layer, input_RI, delta_RU in zip(layers, inputs_RI, deltas_RU, strict=True):
+                layer.step(input_RI, delta_RU)
         return {name: shift for layer in layers for name, shift in layer.shifts()}
 
     def one_rate(self) -> Tensor | float | None:
@@ -189,6 +188,7 @@ class _Layer:
     def __init__(self, loop: _Loop, index: int, layer: nn.Linear) -> None:
         self.name = f"meta_block.layers.{index}"
         self.shared = layer
+        self.rows = loop.support
         rank, inputs, units = loop.support.longest, layer.in_features, layer.out_features
         same_input = index == 0 or loop.steps == 1
         one_rate = loop.one_rate() is not None
@@ -198,38 +198,40 @@ class _Layer:
         self.factor_TSU: Tensor | None = None
         self.weight_TUI: Tensor | None = None
         self.bias_TU: Tensor | None = None
-        self.first_TSU: Tensor | None = None
+        self.first_RU: Tensor | None = None
         self.products_TSS: Tensor | None = None
 
     @classmethod
     def of(cls, loop: _Loop) -> list["_Layer"]:
         return [cls(loop, index, layer) for index, layer in enumerate(loop.network.meta_block.layers)]  # type: ignore[arg-type]
 
-    def forward(self, input_TSI: Tensor) -> Tensor:
-        if self.factor_TSU is not None:
-            assert self.first_TSU is not None
+    def forward(self, input_RI: Tensor) -> Tensor:
+        if self.factor_TSU is not None and self.input_TSI is not None and self.first_RU is not None:
             if self.products_TSS is None:
                 # One more product of ones with ones: the bias's shift.
-                self.products_TSS = torch.bmm(input_TSI, input_TSI.mT) + 1
-            return torch.baddbmm(self.first_TSU, self.products_TSS, self.factor_TSU, alpha=-1)
+                self.products_TSS = torch.bmm(self.input_TSI, self.input_TSI.mT) + 1
+            return self.first_RU - self.rows.flat(torch.bmm(self.products_TSS, self.factor_TSU))
         if self.weight_TUI is None or self.bias_TU is None:
-            first_TSU = self.shared(input_TSI)
-            self.first_TSU = first_TSU
-            return first_TSU
-        weight_TUI = self.shared.weight + self.weight_TUI
-        return torch.baddbmm((self.shared.bias + self.bias_TU)[:, None], input_TSI, weight_TUI.mT)
+            first_RU = self.shared(input_RI)
+            self.first_RU = first_RU
+            return first_RU
+        bias_T1U = (self.shared.bias + self.bias_TU)[:, None]
+        weight_TIU = (self.shared.weight + self.weight_TUI).mT
+        return self.rows.flat(torch.baddbmm(bias_T1U, self.rows.padded(input_RI), weight_TIU))
 
-    def backward(self, delta_TSU: Tensor) -> Tensor:
+    def backward(self, delta_RU: Tensor) -> Tensor:
         if self.weight_TUI is None:
-            return delta_TSU @ self.shared.weight
-        return torch.bmm(delta_TSU, self.shared.weight + self.weight_TUI)
+            return delta_RU @ self.shared.weight
+        return self.rows.flat(torch.bmm(self.rows.padded(delta_RU), self.shared.weight + self.weight_TUI))
 
-    def step(self, input_TSI: Tensor, delta_TSU: Tensor) -> None:
+    def step(self, input_RI: Tensor, delta_RU: Tensor) -> None:
+        delta_TSU = self.rows.padded(delta_RU)
         if self.thin:
-            self.input_TSI = input_TSI
+            if self.input_TSI is None:
+                self.input_TSI = self.rows.padded(input_RI)
             self.factor_TSU = delta_TSU if self.factor_TSU is None else self.factor_TSU + delta_TSU
             return
-        weight_TUI, bias_TU = torch.bmm(delta_TSU.mT, input_TSI), delta_TSU.sum(1)
+        weight_TUI, bias_TU = torch.bmm(delta_TSU.mT, self.rows.padded(input_RI)), delta_TSU.sum(1)
         if self.rates is not None:
             weight_TUI, bias_TU = weight_TUI * self.rates[0], bias_TU * self.rates[1]
         self.weight_TUI = -weight_TUI if self.weight_TUI is None else self.weight_TUI - weight_TUI

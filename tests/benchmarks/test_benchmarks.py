@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks import embeddings, inputs, memory, training
-from benchmarks.loops import loop_embed, loop_loss, split
-from benchmarks.reporting import interleaved, ratio
-from limaml.learning.adaptation import embed
+from benchmarks.loops import loop_embed, loop_loss, split, vmap_loss
+from benchmarks.reporting import interleaved, peak_mebibytes, ratio
+from limaml.learning.adaptation import GlobalGradient, embed
 from limaml.learning.objective import limaml_loss
 from limaml.learning.rows import rows_of, support_and_query
 
@@ -29,7 +29,7 @@ def _threads():
 
 @pytest.mark.parametrize("adapted", inputs.ADAPTED)
 @pytest.mark.parametrize("gradient", training.GRADIENTS)
-def test_loop_over_tasks_is_the_same_step(adapted: str, gradient: str):
+def test_loop_over_tasks_is_the_same_step(adapted: str, gradient: GlobalGradient):
     networks = [inputs.network(inputs.application(adapted)).double() for _ in range(2)]
     rows = rows_of(inputs.batch(5, support=6, query=3), dtype=torch.float64)
     is_query = torch.arange(45) % 9 >= 6
@@ -51,16 +51,32 @@ def test_loop_over_tasks_makes_the_same_embeddings(adapted: str):
     torch.testing.assert_close(embed(network, support, 2), loop_embed(network, split(support), 2))
 
 
+def test_vmap_is_the_same_step():
+    app = inputs.application("meta_block", learned_task_learning_rate=False, inner_loss="mean")
+    network = inputs.network(app).double()
+    rows = rows_of(inputs.batch(5, support=6, query=3), dtype=torch.float64)
+    is_query = torch.arange(45) % 9 >= 6
+    support, query = rows.where(~is_query), rows.where(is_query)
+    peer = vmap_loss(network, support, query, app.training.task_learning_rate)
+    torch.testing.assert_close(peer, limaml_loss(network, support, query, 1, "full"), rtol=1e-12, atol=0)
+
+
 def test_training_figures():
     result = training.run(repeats=1, tasks=4, fit_tasks=20)
-    for figures in (result, result["embedding"]):
-        assert {"n1_direct", "n1_full", "n3_direct", "n3_full", "n5_direct", "n5_full", "as_configured"} == set(
-            figures["ratio_to_vanilla"]
-        )
+    ours = {f"n{n}_{gradient}" for n in (1, 3, 5) for gradient in training.GRADIENTS}
+    for figures in (result, result["fast_products"]):
+        assert set(figures["ratio_to_vanilla"]) == ours | {"n1_any_module", "n1_ragged"}
         assert set(figures["loop_over_ours"]) == {"n1_direct", "n1_full"}
+    assert set(result["learned_rates"]) == set(result["embedding"]) == ours | {"as_configured"}
+    assert result["memory_over_vmap"] > 0
     assert set(result["fit_tasks_per_second"]) == {"vanilla", "limaml"}
     assert all(len(line) == 4 for line in training.rows(result))
     json.dumps(result)
+
+
+def test_the_peak_of_a_call_is_what_it_held_at_its_height():
+    held = peak_mebibytes(lambda: bytearray(300 << 20).count(1))
+    assert 290 < held < 400
 
 
 def test_embedding_figures():
