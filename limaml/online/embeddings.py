@@ -23,6 +23,7 @@ from limaml.data.batches import TaskBatch
 from limaml.data.shards import support_batches
 from limaml.data.tasks import TaskSet
 from limaml.errors import DataError
+from limaml.learning.buffers import keep_freed_memory
 from limaml.learning.precision import fast_products
 from limaml.manifest import FileEntry, Manifest, file_uri
 from limaml.model import Model, load_model
@@ -76,6 +77,7 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
     )
 
     def build(directory: Path) -> Manifest:
+        keep_freed_memory()
         with progress() as bar, fast_products(network.device):
             bar.add_task("embeddings, rows", total=task_set.manifest.counts["support_rows"], note="")
             for entry in task_set.manifest.files:
