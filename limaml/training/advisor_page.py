@@ -22,8 +22,8 @@ _COLORS = {"good": "#11734b", "warn": "#8a5a00", "bad": "#b3261e"}
 def terminal(advice: Advice) -> RichTable:
     """One row a candidate."""
     table = RichTable(title=f"{advice.title}: what is worth a task?", box=box.SIMPLE)
-    for head in ("task", "tasks", "samples", "AUC over features", "of it slopes", "store, core time a day", "verdict"):
-        table.add_column(head, justify="left" if head in ("task", "verdict") else "right")
+    for head in ("task", "tasks", "samples", "AUC over features", "store, a day", "verdict"):
+        table.add_column(head, justify="left" if head in ("task", "verdict") else "right", no_wrap=head != "task")
     for one in advice.candidates:
         word, kind = _WORDS[one.verdict]
         table.add_row(
@@ -31,7 +31,6 @@ def terminal(advice: Advice) -> RichTable:
             f"{one.sizes.tasks:,}",
             f"{one.sizes.median_samples:.0f}",
             interval(one.signal.total),
-            interval(one.signal.slopes),
             f"{_bytes(one.cost.store_bytes)}, {_seconds(one.cost.generation_core_seconds)}",
             f"[{_STYLES[kind]}]{word}[/]",
         )

@@ -71,8 +71,9 @@ def interval(gain: Gain) -> str:
     """A gain with its interval, where it has one."""
     if gain.same:
         return "0"
-    bounds = f" [{percent(gain.low)}, {percent(gain.high)}]" if gain.low is not None and gain.high is not None else ""
-    return percent(gain.auc) + bounds
+    if gain.low is None or gain.high is None:
+        return percent(gain.auc)
+    return f"{percent(gain.auc)} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
 
 
 def judge(gain: Gain, minimum_gain: float) -> Verdict:
