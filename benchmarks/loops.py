@@ -25,13 +25,42 @@ def adapt_one(network: Network, support: Rows, steps: int, second_order: bool, d
         shrunk = network.spec.inner_loss == "shrunk"
         loss = loss / (len(support.label_R) + network.log_shrinkage.exp() if shrunk else max(len(support.label_R), 1))
         gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=second_order, materialize_grads=True)
+        before = adapted
         adapted = {
             name: value - network.rate(name) * gradient
             for (name, value), gradient in zip(adapted.items(), gradients, strict=True)
         }
+        if network.spec.newton_bias:
+            adapted = {
+                network.output_shift: _newton_bias(network, support, before, adapted, logit_R, second_order, direct)
+            }
         if not second_order:
             adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
     return adapted
+
+
+def _newton_bias(
+    network: Network,
+    support: Rows,
+    before: dict[str, Tensor],
+    after: dict[str, Tensor],
+    logit_R: Tensor,
+    second_order: bool,
+    direct: bool,
+) -> Tensor:
+    """The gradient step's [W] with its last coordinate replaced by that of a ridge Newton step."""
+    name = network.output_shift
+    slope_R, shift, ridge = 1, (before[name] - network.get_parameter(name))[-1], network.log_ridge.exp()
+    if network.global_block.gate is not None:
+        slope_R = F.softplus(network.global_block.gate(network.encode(support)[1])).squeeze(1)
+        slope_R = slope_R.detach() if direct else slope_R
+    if not second_order:
+        logit_R, slope_R, shift = logit_R.detach(), torch.as_tensor(slope_R).detach(), shift.detach()
+    p_R = torch.sigmoid(logit_R)
+    top = ((p_R - support.label_R) * slope_R).sum() + ridge * shift
+    step = network.rate(name).expand(len(before[name]))[-1] if network.rate(name).dim() else 1.0
+    last = before[name][-1] - step * top / ((p_R * (1 - p_R) * slope_R**2).sum() + ridge)
+    return torch.cat([after[name][:-1], last[None]])
 
 
 def loop_loss(network: Network, tasks: list[tuple[Rows, Rows]], steps: int, global_gradient: str) -> Tensor:

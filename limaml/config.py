@@ -163,6 +163,9 @@ class Network(Section):
         default=True, description="feed the product of embedding and an item vector to the global block"
     )
     adapted_bias: bool = Field(default=True, description="one more embedding coordinate, added to the logit")
+    bias_gate: bool = Field(
+        default=False, description="let the other features decide how much of the adapted bias is added"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
@@ -190,6 +193,16 @@ class Training(Section):
         default="shrunk", description="shrunk: sum over (samples + κ), κ learned"
     )
     shrinkage: Positive = Field(default=3.0, description="κ's start, in samples")
+    bias_step: Literal["gradient", "newton"] = Field(
+        default="gradient",
+        description="newton: the adapted bias, where network.adapted is embedding, takes Newton steps with a learned ridge",
+    )
+    bias_ridge: Positive = Field(default=3.0, description="that ridge's start")
+    support_split: Literal["fraction", "random_day"] = Field(
+        default="fraction",
+        description="fraction: task.support_fraction's oldest share is support; random_day: a new day for each task and "
+        "epoch, with the samples before it as support, as a daily refresh meets them",
+    )
     meta_gradient: Literal["second_order", "first_order"] = Field(
         default="second_order", description="first_order: the outer gradient takes inner gradients as constants"
     )

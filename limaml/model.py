@@ -55,12 +55,15 @@ def network_spec(application: Application) -> NetworkSpec:
         other_category_widths=widths(application.features.other),
         item_product=network.item_product,
         adapted_bias=network.adapted_bias,
+        bias_gate=network.bias_gate,
         dropout=network.dropout,
         adapted=network.adapted,
         task_learning_rate=training.task_learning_rate,
         learned_task_learning_rate=training.learned_task_learning_rate,
         inner_loss=training.inner_loss,
         shrinkage=training.shrinkage,
+        bias_step=training.bias_step,
+        bias_ridge=training.bias_ridge,
     )
 
 

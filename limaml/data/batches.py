@@ -4,10 +4,12 @@ Shapes: T tasks, R rows of all tasks together, Mn/Mc numeric/categorical meta fe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,18 @@ class TaskBatch:
         chosen = np.arange(self.tasks) if tasks is None else np.asarray(tasks, np.int64)
         chosen = chosen[self.support[chosen] > 0]
         return self._gather(chosen, self.support[chosen], self.support[chosen], share=True)
+
+    def split_before_random_day(self, generator: np.random.Generator, utc_offset_hours: int) -> "TaskBatch":
+        """The same rows with another boundary: what a daily refresh would have seen of each task on some day.
+
+        A row of each task is drawn; rows before the start of its logical day are support, that day's and later ones are
+        query. A task whose first day is drawn has no support, as a new member has none.
+        """
+        drawn = self.offsets[:-1] + (generator.random(self.tasks) * self.lengths).astype(np.int64)
+        offset = utc_offset_hours * 3_600_000_000
+        start = (self.event_time[drawn] + offset) // DAY_US * DAY_US - offset
+        before = self.event_time < np.repeat(start, self.lengths)
+        return replace(self, support=np.add.reduceat(before, self.offsets[:-1], dtype=np.int64))
 
     @staticmethod
     def concatenate(batches: Sequence["TaskBatch"]) -> "TaskBatch":

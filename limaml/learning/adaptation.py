@@ -113,7 +113,9 @@ class _Loop:
 
     def shift_embedding(self, linearize: Linearized) -> Shifts:
         support, name = self.support, self.network.output_shift
-        step_TW = self.weight_T[:, None] * self.rate(name)
+        rate = self.rate(name)
+        step_TW = self.weight_T[:, None] * rate
+        newton = self.network.spec.newton_bias and self.fixed_rate is None
         with self.inner_gradient():
             base_RW = self.network.meta_block(self.x_RM, None, support, self.history)
         shift_TW = None
@@ -121,11 +123,35 @@ class _Loop:
             with self.inner_gradient():
                 e_RW = base_RW if shift_TW is None else base_RW + support.of_row(shift_TW)
                 logit_R, slope_RW = linearize(e_RW)
-                gradient_TW = support.sum_by_task((torch.sigmoid(logit_R) - support.label_R)[:, None] * slope_RW)
-            moved_TW = -step_TW * gradient_TW
+                p_R = torch.sigmoid(logit_R)
+                gradient_RW = (p_R - support.label_R)[:, None] * slope_RW
+                if newton:
+                    curvature_R = p_R * (1 - p_R) * slope_RW[:, -1] ** 2
+                    gradient_RW = torch.cat([gradient_RW, curvature_R[:, None]], 1)
+                gradient_TW = support.sum_by_task(gradient_RW)
+            if newton:
+                bias_T = gradient_TW.new_zeros(len(gradient_TW)) if shift_TW is None else shift_TW[:, -1]
+                moved_TW = self._with_newton_bias(gradient_TW[:, :-1], gradient_TW[:, -1], bias_T, rate)
+            else:
+                moved_TW = -step_TW * gradient_TW
             shift_TW = moved_TW if shift_TW is None else shift_TW + moved_TW
         assert shift_TW is not None
         return {name: shift_TW}
+
+    def _with_newton_bias(
+        self, gradient_TW: Tensor, curvature_T: Tensor, bias_T: Tensor, rate: Tensor | float
+    ) -> Tensor:
+        """[T, W] a step: the last coordinate by Newton's method with a ridge λ, all others along the gradient.
+
+        A member's base rate is the one thing a handful of samples can tell, and this is the best guess at it: a
+        logistic regression on nothing but an intercept, with the network's logit as offset.
+        """
+        ridge = self.network.log_ridge.exp()
+        step_TW = -self.weight_T[:, None] * rate * gradient_TW
+        newton_T = -(gradient_TW[:, -1] + ridge * bias_T) / (curvature_T + ridge)
+        if isinstance(rate, Tensor) and rate.dim():
+            newton_T = newton_T * rate[-1]
+        return torch.cat([step_TW[:, :-1], newton_T[:, None]], 1)
 
     def shift_meta_block(self, linearize: Linearized) -> Shifts:
         """Forward and backward pass of the block written out, so that the outer gradient needs no second one."""
@@ -163,6 +189,7 @@ class _Loop:
         held = {name: p.detach() if constant else p for name, p in block.named_parameters()}
         if constant:
             z_RO = z_RO.detach()
+        newton = network.spec.newton_bias and self.fixed_rate is None
         for _ in range(self.steps):
             with torch.enable_grad():
                 point = {n: s if second and s.requires_grad else s.detach().requires_grad_() for n, s in shifts.items()}
@@ -172,8 +199,20 @@ class _Loop:
                 logit_R = functional_call(block, held, arguments)
                 loss_R = F.binary_cross_entropy_with_logits(logit_R, support.label_R, reduction="none")
                 loss = (support.sum_by_task(loss_R) * self.weight_T).sum()
-                gradients = torch.autograd.grad(loss, list(point.values()), create_graph=second)
+                gradients = torch.autograd.grad(
+                    loss, list(point.values()), create_graph=second, retain_graph=second or newton
+                )
+                if newton:
+                    (slope_RW,) = torch.autograd.grad(logit_R.sum(), embedding_RW, create_graph=second)
+                    p_R = torch.sigmoid(logit_R)
+                    curvature_T = support.sum_by_task(p_R * (1 - p_R) * slope_RW[:, -1] ** 2)
             moved = {n: -self.rate(n) * g for n, g in zip(point, gradients, strict=True)}
+            if newton:
+                (name, gradient_TW), rate = (
+                    (*point, gradients[0] / self.weight_T[:, None]),
+                    self.rate(network.output_shift),
+                )
+                moved = {name: self._with_newton_bias(gradient_TW, curvature_T, shifts[name][:, -1], rate)}
             shifts = {name: (point if second else shifts)[name] + moved[name] for name in point}
         return dict(shifts)
 

@@ -3,6 +3,7 @@
 Shapes are those of `limaml.learning.rows`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,6 +50,9 @@ class MetaBlock(nn.Module):
 class GlobalBlock(nn.Module):
     """[R, O] and [R, W] → [R] logits: an MLP over features, embedding and their product, plus the adapted bias.
 
+    The bias passes a gate that reads the other features: where they already know how often a member responds (a past
+    rate, a count), less of a base rate is left to adapt.
+
     Any module called alike can take its place; one that has no `linearized` is differentiated by autograd, and where
     it is not piecewise linear it must say so by `piecewise_linear = False`.
     """
@@ -56,11 +60,23 @@ class GlobalBlock(nn.Module):
     piecewise_linear = True
 
     def __init__(
-        self, inputs: int, width: int, hidden: tuple[int, ...], item_product: bool, adapted_bias: bool, dropout: float
+        self,
+        inputs: int,
+        width: int,
+        hidden: tuple[int, ...],
+        item_product: bool,
+        adapted_bias: bool,
+        bias_gate: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.width = width
         self.adapted_bias = adapted_bias
+        self.gate = nn.Linear(inputs, 1) if adapted_bias and bias_gate else None
+        if self.gate is not None:
+            # Wide open at first: softplus(0.5413) = 1.
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, math.log(math.e - 1))
         self.item = nn.Linear(inputs, width) if item_product else None
         widths = [inputs + width + (width if item_product else 0), *hidden]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
@@ -74,7 +90,11 @@ class GlobalBlock(nn.Module):
         shifts = shifts or {}
         e_RD = embedding_RW[:, : self.width]
         parts = [z_RO, e_RD]
-        logit_R = embedding_RW[:, -1] if self.adapted_bias else embedding_RW.new_zeros(len(embedding_RW))
+        logit_R = embedding_RW.new_zeros(len(embedding_RW))
+        if self.adapted_bias:
+            logit_R = embedding_RW[:, -1]
+        if self.gate is not None:
+            logit_R = logit_R * F.softplus(linear(self.gate, z_RO, shifts, "gate", rows)).squeeze(1)
         if self.item is not None:
             product_RD = e_RD * linear(self.item, z_RO, shifts, "item", rows)
             parts.append(product_RD)
@@ -107,6 +127,9 @@ class GlobalBlock(nn.Module):
 
         size = CHUNK_ROWS if constant else max(len(z_RO), 1)
         chunks = of(z_RO).split(size)
+        open_R1 = (
+            None if self.gate is None else F.softplus(F.linear(of(z_RO), of(self.gate.weight), of(self.gate.bias)))
+        )
         kept = [before(z_RO) for z_RO in chunks] if steps > 1 else None
 
         def one(index: int, e_RD: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,8 +144,10 @@ class GlobalBlock(nn.Module):
             parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(size))]
             logit_R, gradient_RW = (torch.cat(part) for part in zip(*parts, strict=True))
             if self.adapted_bias:
-                logit_R = logit_R + (embedding_RW[:, -1].detach() if constant else embedding_RW[:, -1])
-                gradient_RW = F.pad(gradient_RW, (0, 1), value=1.0)
+                bias_R1 = embedding_RW[:, -1:].detach() if constant else embedding_RW[:, -1:]
+                slope_R1 = torch.ones_like(bias_R1) if open_R1 is None else open_R1
+                logit_R = logit_R + (bias_R1 * slope_R1).squeeze(1)
+                gradient_RW = torch.cat([gradient_RW, slope_R1], 1)
             return along(logit_R, gradient_RW, embedding_RW) if constant else logit_R, gradient_RW
 
         return linearize

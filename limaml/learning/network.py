@@ -29,12 +29,20 @@ class NetworkSpec:
     other_category_widths: tuple[int, ...]
     item_product: bool
     adapted_bias: bool
+    bias_gate: bool
     dropout: float
     adapted: Literal["embedding", "meta_block", "network"]
     task_learning_rate: float
     learned_task_learning_rate: bool
     inner_loss: Literal["mean", "shrunk"]
     shrinkage: float
+    bias_step: Literal["gradient", "newton"]
+    bias_ridge: float
+
+    @property
+    def newton_bias(self) -> bool:
+        """Whether the adapted bias takes Newton steps; only a shift of the embedding has a coordinate of its own."""
+        return self.bias_step == "newton" and self.adapted_bias and self.adapted == "embedding"
 
 
 class Network(nn.Module):
@@ -53,7 +61,13 @@ class Network(nn.Module):
         else:
             self.meta_block = MetaBlock(self.meta_encoder.width, spec.meta_hidden, self.width)
         self.global_block = GlobalBlock(
-            others, spec.embedding_width, spec.global_hidden, spec.item_product, spec.adapted_bias, spec.dropout
+            others,
+            spec.embedding_width,
+            spec.global_hidden,
+            spec.item_product,
+            spec.adapted_bias,
+            spec.bias_gate,
+            spec.dropout,
         )
         learned = spec.learned_task_learning_rate
         start = math.log(spec.task_learning_rate)
@@ -65,6 +79,10 @@ class Network(nn.Module):
                 for name, parameter in self.adapted_parameters().items()
             }
         )
+        if spec.newton_bias and learned:
+            with torch.no_grad():
+                self.log_rate[self.output_shift.replace(".", "_")][-1] = 0.0
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(spec.bias_ridge)), requires_grad=spec.newton_bias)
         self.log_shrinkage = nn.Parameter(
             torch.tensor(math.log(spec.shrinkage)), requires_grad=spec.inner_loss == "shrunk"
         )

@@ -37,6 +37,7 @@ from limaml.training.checkpoints import (
 )
 from limaml.training.distributed import ALONE, Processes, Shares
 from limaml.training.metrics import auc
+from limaml.windows import TaskSplit
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +78,22 @@ def fit(
     """
     train, validation = (tasks.part(processes.rank, processes.world) for tasks in (train, validation))
     shares = Shares.of(train, settings.tasks_per_batch, processes)
-    run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes)
+    offset = TaskSplit.model_validate(train.manifest.details["split"]).window.utc_offset_hours
+    run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes, offset)
     # Only per-task matrices are padded; batches that look like the data learn better.
-    by_length = network.spec.adapted == "meta_block"
-    with _products(run.device, settings.tf32), progress() as bar:
+    by_length = network.spec.adapted != "embedding"
+    with progress() as bar:
         task = bar.add_task(f"train {algorithm}", total=run.total_steps, completed=run.step, note="")
         while not run.finished:
             started = time.monotonic()
             before = run.tasks_seen
-            for batch in run.remaining(train.batches(shares.own, settings.seed, run.epoch, by_length)):
-                run.train_on(batch)
-                bar.update(task, completed=run.step, note=f"loss {run.mean_loss:.4f}")
+            with _products(run.device, settings.tf32):
+                for batch in run.remaining(train.batches(shares.own, settings.seed, run.epoch, by_length)):
+                    run.train_on(batch)
+                    bar.update(task, completed=run.step, note=f"loss {run.mean_loss:.4f}")
             seconds = time.monotonic() - started
-            score = validation_auc(network, algorithm, validation, embeddings, processes)
+            with _products(run.device, tf32=False):
+                score = validation_auc(network, algorithm, validation, embeddings, processes)
             run.end_epoch(score, (run.tasks_seen - before) / max(seconds, 1e-9))
             last = run.history[-1]
             log.info(
@@ -111,7 +115,9 @@ class _Run:
         checkpoint: str,
         shares: Shares,
         processes: Processes,
+        utc_offset_hours: int,
     ) -> None:
+        self.utc_offset_hours = utc_offset_hours
         self.network, self.settings = network, settings
         self.algorithm: Algorithm = algorithm
         self.checkpoint, self.shares, self.processes = checkpoint, shares, processes
@@ -179,6 +185,9 @@ class _Run:
         # Randomness depends on the position alone, so that a resumed run draws what an unbroken one would.
         position = (settings.seed, self.epoch, self.batch)
         torch.manual_seed(hash(position if self.processes.first else (*position, self.processes.rank)))
+        if batch is not None and settings.support_split == "random_day":
+            generator = np.random.default_rng([*position, self.processes.rank])
+            batch = batch.split_before_random_day(generator, self.utc_offset_hours)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._share_of_loss(batch)
@@ -301,7 +310,10 @@ def validation_auc(
 
 @contextmanager
 def _products(device: torch.device, tf32: bool) -> Iterator[None]:
-    """The fastest products that are exact enough: on a CPU float32's, on a GPU TF32 only where it was asked for."""
+    """The fastest products that are exact enough: on a CPU float32's, on a GPU TF32 only where it was asked for.
+
+    TF32 is for gradients: it can move an embedding as far as an inner step does, so none is made with it.
+    """
     if device.type == "cpu":
         with fast_products(device):
             yield

@@ -1,5 +1,7 @@
 """Operations on ragged batches, against plain loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,29 @@ def test_support_that_lies_together_is_not_copied():
     assert np.shares_memory(batch.support_only([0, 1]).other_numeric, batch.other_numeric)
     assert not np.shares_memory(batch.support_only([1, 0]).other_numeric, batch.other_numeric)
     assert not np.shares_memory(batch.take([0, 1]).other_numeric, batch.other_numeric)
+
+
+def test_a_random_day_splits_each_task_at_a_midnight_of_its_own() -> None:
+    generator = np.random.default_rng(0)
+    lengths = np.array([1, 7, 30, 12])
+    hour = 3_600_000_000
+    time = np.concatenate([np.sort(generator.integers(0, 10 * 24, n)) * hour for n in lengths])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    batch = replace(make_batch(lengths.tolist(), [0] * 4), event_time=time)
+    day = (time + 8 * hour) // (24 * hour)
+    seen: list[set[int]] = [set() for _ in lengths]
+    for draw in range(400):
+        split = batch.split_before_random_day(np.random.default_rng(draw), utc_offset_hours=8)
+        assert (split.support < lengths).all()
+        for task in range(4):
+            first, last = offsets[task], offsets[task + 1]
+            seen[task].add(int(split.support[task]))
+            boundary = first + split.support[task]
+            # All of a day lies on one side: the newest support row is of an earlier day than the oldest query row.
+            assert boundary == first or day[boundary - 1] < day[boundary]
+            assert boundary < last
+    for task in range(4):
+        days = day[offsets[task] : offsets[task + 1]]
+        assert seen[task] == {int((days < d).sum()) for d in days}  # every day of the task is drawn at times
+    again = batch.split_before_random_day(np.random.default_rng(7), 8)
+    np.testing.assert_array_equal(again.support, batch.split_before_random_day(np.random.default_rng(7), 8).support)

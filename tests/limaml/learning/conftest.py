@@ -21,12 +21,15 @@ SPEC = NetworkSpec(
     other_category_widths=(3,),
     item_product=True,
     adapted_bias=True,
+    bias_gate=True,
     dropout=0.0,
     adapted="meta_block",
     task_learning_rate=0.3,
     learned_task_learning_rate=True,
     inner_loss="shrunk",
     shrinkage=5.0,
+    bias_step="gradient",
+    bias_ridge=2.0,
 )
 STATISTICS = FeatureStatistics([False, True], [0.1, 0.2], [1.0, 2.0], [True, False], [[11, 22, 33]])
 
