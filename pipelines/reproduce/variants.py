@@ -98,7 +98,8 @@ MAML_WHOLE = Variant(
     setting(network={"adapted": "network"}, training={"task_learning_rate": BLOCK_LEARNING_RATE}),
 )
 
-# Alg. 2 as printed: the whole meta block moves by plain SGD on the mean loss, θ_global's gradient is direct.
+# Alg. 2 as printed, on the application's network: the whole meta block moves by plain SGD on the mean loss, θ_global's
+# gradient is direct, and nothing keeps the un-adapted network good.
 PAPER = Variant(
     "paper_form",
     (
@@ -106,7 +107,7 @@ PAPER = Variant(
         Output(PAPER_FORM_UNADAPTED, "LiMAML as printed, not adapted", "unadapted"),
     ),
     setting(
-        network={"adapted": "meta_block", "item_product": False, "adapted_bias": False},
+        network={"adapted": "meta_block"},
         training={
             "inner_steps": 1,
             "inner_loss": "mean",
