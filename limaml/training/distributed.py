@@ -5,7 +5,10 @@ gradients. The inner loop knows nothing of them. Started alone, a process is the
 communicates or changes a bit.
 """
 
+import json
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from limaml.data.tasks import TaskSet
 from limaml.errors import ConfigError
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
 # The first process alone checks sums, fits statistics and writes; the others wait for it that long.
 PATIENCE = timedelta(hours=2)
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -174,9 +180,35 @@ def processes() -> Iterator[Processes]:
         raise ConfigError(
             f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set: start by torchrun, or unset WORLD_SIZE"
         )
+    rank = int(os.environ["RANK"])
+    store, _, _ = next(rendezvous("env://", rank, world, timeout=PATIENCE))
     # Messages and counts lie in main memory, gradients on the device: each goes its own way.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, timeout=PATIENCE)
-    yield Processes(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    torch.distributed.init_process_group(
+        backend, store=_of_this_start(store, rank, world), rank=rank, world_size=world, timeout=PATIENCE
+    )
+    yield Processes(rank, world, int(os.environ.get("LOCAL_RANK", "0")))
     # Not after an error: peers may be in the middle of a step, and this process is about to end.
     torch.distributed.destroy_process_group()
+
+
+def _of_this_start(store: Store, rank: int, world: int) -> Store:
+    """The part of torchrun's store that belongs to the processes now starting.
+
+    The store outlives a restart, and with it the addresses of dead processes (pytorch/pytorch#135712), which the living
+    would call. So each process takes a new name, the first one announces the names it sees, and a process answers
+    only to an announcement that has its own.
+    """
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"name/{rank}", name)
+        while name not in (names := json.loads(store.get("names"))):
+            time.sleep(POLL_SECONDS)
+        store.set(f"{names[0]}/{rank}", name)
+        return PrefixStore(names[0], store)
+    answers = [f"{name}/{other}" for other in range(1, world)]
+    while not all(store.check([answer]) for answer in answers):
+        seen = [key for other in range(1, world) if store.check([key := f"name/{other}"])]
+        store.set("names", json.dumps([name, *(store.get(key).decode() for key in seen)]))
+        time.sleep(POLL_SECONDS)
+    return PrefixStore(name, store)

@@ -78,8 +78,9 @@ def fit(
     """
     train, validation = (tasks.part(processes.rank, processes.world) for tasks in (train, validation))
     shares = Shares.of(train, settings.tasks_per_batch, processes)
-    offset = TaskSplit.model_validate(train.manifest.details["split"]).window.utc_offset_hours
-    run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes, offset)
+    run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes)
+    if settings.support_split == "random_day":
+        run.utc_offset_hours = TaskSplit.model_validate(train.manifest.details["split"]).window.utc_offset_hours
     # Only per-task matrices are padded; batches that look like the data learn better.
     by_length = network.spec.adapted != "embedding"
     with progress() as bar:
@@ -115,9 +116,8 @@ class _Run:
         checkpoint: str,
         shares: Shares,
         processes: Processes,
-        utc_offset_hours: int,
     ) -> None:
-        self.utc_offset_hours = utc_offset_hours
+        self.utc_offset_hours = 0
         self.network, self.settings = network, settings
         self.algorithm: Algorithm = algorithm
         self.checkpoint, self.shares, self.processes = checkpoint, shares, processes
