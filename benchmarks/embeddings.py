@@ -24,15 +24,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 
 from benchmarks import inputs
 from benchmarks.loops import loop_embed, split
 from benchmarks.reporting import emit, interleaved, ratio, show, single_thread
-from limaml import storage
 from limaml.config import Application
-from limaml.data.shards import support_batches
+from limaml.data.shards import open_shard, support_batches
 from limaml.data.tasks import TaskSet
 from limaml.learning.adaptation import embed
 from limaml.learning.precision import best_precision, fast_products
@@ -62,7 +60,7 @@ def stage(app: Application, folder: Path, sets: dict[str, str], repeats: int) ->
         task_set = TaskSet.open(tasks)
         widths, size = task_set.manifest.details["widths"], app.embeddings.tasks_per_batch
         for entry in task_set.manifest.files:
-            with pq.ParquetFile(storage.local_path(file_uri(tasks, entry))) as file:
+            with open_shard(file_uri(tasks, entry)) as file:
                 for _ in support_batches(file, widths, size, ROWS_PER_BATCH):
                     pass
 

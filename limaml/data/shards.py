@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from limaml import storage
 from limaml.data.batches import TaskBatch
 from limaml.errors import DataError
 from limaml.schema import (
@@ -133,6 +134,17 @@ def _compresses(column: pa.ChunkedArray) -> bool:
     sample = column.chunk(0).buffers()[1][:SAMPLE_BYTES]
     packed = pa.Codec("zstd", compression_level=_ZSTD_LEVEL).compress(sample)
     return len(packed) < (1 - MINIMUM_SAVING) * len(sample)
+
+
+def open_shard(uri: str) -> pq.ParquetFile:
+    """The shard at a URI; close it.
+
+    Raises:
+        StorageError: it can't be read.
+    """
+    fs, path = storage.filesystem(uri)
+    with storage.storage_errors(path, "read"):
+        return pq.ParquetFile(fs.open_input_file(path), read_dictionary=[TASK_ID])
 
 
 def read_row_group(file: pq.ParquetFile, group: int, widths: dict[str, int], row_ids: bool = True) -> TaskBatch:

@@ -15,16 +15,14 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
 from limaml.data.grouping import Buckets, ahead, group_bucket, hash_ranges
 from limaml.data.interactions import InteractionReader, microseconds
 from limaml.data.pieces import Piece, pieces_of_part
-from limaml.data.shards import ShardWriter
+from limaml.data.shards import ShardWriter, open_shard
 from limaml.errors import DataError
 from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest, verify_files
 from limaml.schema import META_CATEGORY, META_NUMERIC, OTHER_CATEGORY, OTHER_NUMERIC, task_set_schema
@@ -256,11 +254,7 @@ class TaskSet:
 
     def _pieces(self, stack: ExitStack) -> list[Piece]:
         """What is to be read, in the order of the files, which stay open as long as `stack`."""
-        files = []
-        for entry in self.manifest.files:
-            fs, path = storage.filesystem(file_uri(self.uri, entry))
-            with storage.storage_errors(path, "read"):
-                files.append(stack.enter_context(pq.ParquetFile(fs.open_input_file(path))))
+        files = [stack.enter_context(open_shard(file_uri(self.uri, entry))) for entry in self.manifest.files]
         return pieces_of_part(files, self.number, self.parts)
 
 

@@ -20,7 +20,7 @@ from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
-from limaml.data.shards import support_batches
+from limaml.data.shards import open_shard, support_batches
 from limaml.data.tasks import TaskSet
 from limaml.errors import DataError
 from limaml.learning.buffers import keep_freed_memory
@@ -130,8 +130,7 @@ def _write_shard(
         log.info("embeddings: %s kept from an earlier run", name)
         return
     cutoff = day_start(as_of, application.windows.utc_offset_hours)
-    fs, path = storage.filesystem(file_uri(task_set.uri, entry))
-    with storage.storage_errors(path, "read"), pq.ParquetFile(fs.open_input_file(path)) as file:
+    with open_shard(file_uri(task_set.uri, entry)) as file:
         widths, size = task_set.manifest.details["widths"], application.embeddings.tasks_per_batch
         batches = support_batches(file, widths, size, ROWS_PER_BATCH)
         parts = list(_embedded(batches, network, application, cutoff, bar))
