@@ -13,7 +13,7 @@ def test_every_figure_of_a_device_is_there() -> None:
         assert size["training"]["vanilla"]["ratio_to_vanilla"] == 1.0
         for part in ("training", "generation"):
             assert all(figures["tasks_per_second"] > 0 for figures in size[part].values())
-            assert all(0 < figures["fraction_of_floor"] for figures in size[part].values())
+            assert all(figures["fraction_of_floor"] > 0 for figures in size[part].values())
     assert len(gpu.rows(result)) == 2 * (6 + 2)
 
 
