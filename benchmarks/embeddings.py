@@ -33,6 +33,7 @@ from limaml.config import Application
 from limaml.data.shards import open_shard, support_batches
 from limaml.data.tasks import TaskSet
 from limaml.learning.adaptation import embed
+from limaml.learning.buffers import keep_freed_memory
 from limaml.learning.precision import best_precision, fast_products
 from limaml.learning.rows import rows_of
 from limaml.manifest import file_uri
@@ -112,6 +113,7 @@ def _matrix(rows: int, columns: int, role: int) -> torch.Tensor:
 def run(tasks: int = 6000, repeats: int = 3, batch: int | None = None) -> dict[str, Any]:
     """Every figure; see the top of the file."""
     single_thread()
+    keep_freed_memory()
     figures: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="limaml-benchmark-") as name:
