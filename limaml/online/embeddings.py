@@ -7,6 +7,7 @@ samples and the embeddings of one shard.
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
 
     def build(directory: Path) -> Manifest:
         keep_freed_memory()
-        with progress() as bar, fast_products(network.device):
+        with progress() as bar:
             bar.add_task("embeddings, rows", total=task_set.manifest.counts["support_rows"], note="")
             for entry in task_set.manifest.files:
                 _write_shard(directory, entry, task_set, network, application, as_of, bar)
@@ -164,7 +165,10 @@ def _embedded(
         bar.advance(bar.task_ids[-1], support.rows)
         newest = support.event_time[support.offsets[1:] - 1]
         _check_before(support, newest, cutoff)
-        vectors = network.embed(support, options.finetune_steps, options.pooling)
+        # Where lengths differ, so do the shapes of batches, and each new shape costs the faster products a new kernel.
+        same_length = int(support.lengths.min()) == int(support.lengths.max())
+        with fast_products(network.device) if same_length else nullcontext():
+            vectors = network.embed(support, options.finetune_steps, options.pooling)
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             raise DataError(
