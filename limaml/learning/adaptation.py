@@ -237,7 +237,9 @@ class _Layer:
         self.factor_TSU: Tensor | None = None
         self.weight_TUI: Tensor | None = None
         self.bias_TU: Tensor | None = None
+        self.own_TUI: Tensor | None = None
         self.first_RU: Tensor | None = None
+        self.first_TSU: Tensor | None = None
         self.products_TSS: Tensor | None = None
 
     @classmethod
@@ -249,19 +251,20 @@ class _Layer:
             if self.products_TSS is None:
                 # One more product of ones with ones: the bias's shift.
                 self.products_TSS = torch.bmm(self.input_TSI, self.input_TSI.mT) + 1
-            return self.first_RU - self.rows.flat(torch.bmm(self.products_TSS, self.factor_TSU))
-        if self.weight_TUI is None or self.bias_TU is None:
+                self.first_TSU = self.rows.padded(self.first_RU)
+            assert self.first_TSU is not None
+            return self.rows.flat(torch.baddbmm(self.first_TSU, self.products_TSS, self.factor_TSU, alpha=-1))
+        if self.own_TUI is None or self.bias_TU is None:
             first_RU = self.shared(input_RI)
             self.first_RU = first_RU
             return first_RU
         bias_T1U = (self.shared.bias + self.bias_TU)[:, None]
-        weight_TIU = (self.shared.weight + self.weight_TUI).mT
-        return self.rows.flat(torch.baddbmm(bias_T1U, self.rows.padded(input_RI), weight_TIU))
+        return self.rows.flat(torch.baddbmm(bias_T1U, self.rows.padded(input_RI), self.own_TUI.mT))
 
     def backward(self, delta_RU: Tensor) -> Tensor:
-        if self.weight_TUI is None:
+        if self.own_TUI is None:
             return delta_RU @ self.shared.weight
-        return self.rows.flat(torch.bmm(self.rows.padded(delta_RU), self.shared.weight + self.weight_TUI))
+        return self.rows.flat(torch.bmm(self.rows.padded(delta_RU), self.own_TUI))
 
     def step(self, input_RI: Tensor, delta_RU: Tensor) -> None:
         delta_TSU = self.rows.padded(delta_RU)
@@ -275,6 +278,7 @@ class _Layer:
             weight_TUI, bias_TU = weight_TUI * self.rates[0], bias_TU * self.rates[1]
         self.weight_TUI = -weight_TUI if self.weight_TUI is None else self.weight_TUI - weight_TUI
         self.bias_TU = -bias_TU if self.bias_TU is None else self.bias_TU - bias_TU
+        self.own_TUI = self.shared.weight + self.weight_TUI
 
     def shifts(self) -> list[tuple[str, Shift]]:
         weight, bias = f"{self.name}.weight", f"{self.name}.bias"

@@ -16,7 +16,7 @@ from limaml.learning.piecewise import Linearized, PiecewiseLinear, along
 from limaml.learning.rows import Rows
 from limaml.learning.shifts import Shifts, linear
 
-CHUNK_ROWS = 512
+CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class GlobalBlock(nn.Module):
             first_RH, v_RD = before(chunks[index]) if kept is None else kept[index]
             drops = self._drops(first_RH)
             if not constant:
-                return network.logit_and_gradient(first_RH, e_RD, v_RD, drops)
+                return network.logit_and_gradient(first_RH, e_RD, v_RD, drops, overwrite=kept is None)
             return network.constant(first_RH if kept is None else first_RH.clone(), e_RD, v_RD, drops)
 
         def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:

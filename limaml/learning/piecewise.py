@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # e_RW → logit [R], ∂logit/∂e [R, W]
 Linearized = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -37,7 +38,12 @@ class PiecewiseLinear:
     layers: Sequence[Tensor]
 
     def logit_and_gradient(
-        self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
+        self,
+        first_RH: Tensor,
+        e_RD: Tensor,
+        v_RD: Tensor | None,
+        drops: Sequence[Tensor] = (),
+        overwrite: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Logit [R] and ∂logit/∂e [R, D], differentiable in every argument and every weight.
 
@@ -46,8 +52,10 @@ class PiecewiseLinear:
             e_RD: embeddings.
             v_RD: item vectors, which multiply the embedding; their dot product with it is added to the logit.
             drops: a scaled dropout mask [R, H] for each hidden layer, or none at all.
+            overwrite: `first_RH` is nobody else's, and may be written over.
         """
-        return _LogitAndGradient.apply(first_RH, e_RD, v_RD, self.weight_e, self.weight_v, drops, *self.layers)
+        arguments = first_RH, e_RD, v_RD, self.weight_e, self.weight_v, drops, overwrite, *self.layers
+        return _LogitAndGradient.apply(*arguments)
 
     @torch.no_grad()
     def constant(
@@ -70,16 +78,17 @@ class PiecewiseLinear:
             if drops:
                 h.mul_(drops[i])
             hidden.append(h)
-            a = torch.addmv(bias, h, weight[0])[:, None] if len(weight) == 1 else torch.addmm(bias, h, weight.t())
+            a = F.linear(h, weight, bias)
         logit_R = a.squeeze(1)
-        delta = torch.ones_like(a)
-        deltas = [delta]
+        # Of the output, the backward signal is 1: nothing to multiply by.
+        delta, deltas = a.new_ones(()).expand_as(a), []
         for i in range(len(weights) - 1, -1, -1):
-            back = weights[i].expand(len(a), -1) if len(weights[i]) == 1 else delta @ weights[i]
+            back = weights[i].expand(len(a), -1) if i + 1 == len(weights) else delta @ weights[i]
             delta = torch.ops.aten.threshold_backward(back, hidden[i], 0)
             if drops:
                 delta.mul_(drops[i])
             deltas.insert(0, delta)
+        deltas = deltas or [delta]
         gradient_RD = delta @ self.weight_e
         if v_RD is not None and self.weight_v is not None:
             logit_R = logit_R + (e_RD * v_RD).sum(1)
@@ -97,10 +106,12 @@ class _LogitAndGradient(torch.autograd.Function):
         weight_e: Tensor,
         weight_v: Tensor | None,
         drops: Sequence[Tensor],
+        overwrite: bool,
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
         network = PiecewiseLinear(weight_e, weight_v, layers)
-        logit_R, gradient_RD, hidden, deltas = network._run(first_RH.clone(), e_RD, v_RD, drops)
+        a = first_RH if overwrite else first_RH.clone()
+        logit_R, gradient_RD, hidden, deltas = network._run(a, e_RD, v_RD, drops)
         ctx.drops, ctx.depth = drops, len(hidden)
         ctx.save_for_backward(gradient_RD, e_RD, v_RD, weight_e, weight_v, *layers[::2], *hidden, *deltas)
         return logit_R, gradient_RD
@@ -131,7 +142,7 @@ class _LogitAndGradient(torch.autograd.Function):
             grads += [deltas[i + 1].t() @ mixed, a_R @ deltas[i + 1]]
             tangent = tangent @ weights[i].t()
         grad_weight_e = deltas[0].t() @ mixed_RD
-        return (deltas[0] * a_R1, gradient_RD * a_R1, grad_v, grad_weight_e, grad_weight_v, None, *grads)
+        return (deltas[0] * a_R1, gradient_RD * a_R1, grad_v, grad_weight_e, grad_weight_v, None, None, *grads)
 
 
 def along(logit_R: Tensor, gradient_RW: Tensor, e_RW: Tensor) -> Tensor:
