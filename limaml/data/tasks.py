@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from limaml.config import Application
@@ -32,9 +31,8 @@ from limaml.windows import TaskSplit, Window
 log = logging.getLogger(__name__)
 
 SHARD_THREADS = 2
-# Rows held at once while tasks are shuffled, and batches that share one sorting by length.
+# Rows held at once while tasks are shuffled.
 POOL_ROWS = 1 << 19
-POOL_BATCHES = 32
 
 
 def feature_widths(application: Application) -> dict[str, int]:
@@ -212,15 +210,13 @@ class TaskSet:
         """How many batches an epoch has."""
         return -(-self.tasks // tasks_per_batch)
 
-    def batches(
-        self, tasks_per_batch: int, seed: int | None = None, epoch: int = 0, by_length: bool = False
-    ) -> Iterator[TaskBatch]:
+    def batches(self, tasks_per_batch: int, seed: int | None = None, epoch: int = 0) -> Iterator[TaskBatch]:
         """Every task once, in batches of `tasks_per_batch` (the last one may be smaller).
 
         Without a seed tasks come in the order of the files. With one they are shuffled by (seed, epoch, number of the
-        part): row groups of all shards in random order, the tasks of a pool of them at random; `by_length` fills each
-        batch with tasks of similar length, batches in random order, which saves padding where there is any and costs
-        accuracy, since no batch then looks like the data. Memory is bounded by the pool.
+        part): row groups of all shards in random order, the tasks of a pool of them at random. Tasks of similar length
+        are not put together: it would save padding, but no batch would look like the data, which costs accuracy.
+        Memory is bounded by the pool.
         """
         if not self.manifest.counts["tasks"]:
             return
@@ -230,8 +226,7 @@ class TaskSet:
             pool = TaskBatch.concatenate([*carried, *loaded])
             full = pool.tasks // tasks_per_batch * tasks_per_batch
             order = np.arange(pool.tasks) if generator is None else generator.permutation(pool.tasks)
-            lengths = pool.lengths if by_length else None
-            for chosen in _cut(order[:full], lengths, tasks_per_batch, generator):
+            for chosen in order[:full].reshape(-1, tasks_per_batch):
                 yield pool.take(chosen)
             carried = [pool.take(order[full:])] if full < pool.tasks else []
         yield from carried
@@ -256,20 +251,3 @@ class TaskSet:
         """What is to be read, in the order of the files, which stay open as long as `stack`."""
         files = [stack.enter_context(open_shard(file_uri(self.uri, entry))) for entry in self.manifest.files]
         return pieces_of_part(files, self.number, self.parts)
-
-
-def _cut(
-    order: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64] | None,
-    tasks_per_batch: int,
-    generator: np.random.Generator | None,
-) -> list[npt.NDArray[np.int64]]:
-    """Batches of task indices; where lengths are given, shuffled ones hold similar lengths and come in random order."""
-    if generator is None or lengths is None:
-        return list(order.reshape(-1, tasks_per_batch))
-    # Sorted within parts of the pool, not all of it: the longest tasks do not meet in one batch epoch after epoch.
-    step = POOL_BATCHES * tasks_per_batch
-    parts = [order[start : start + step] for start in range(0, len(order), step)]
-    sorted_parts = [part[np.argsort(lengths[part], kind="stable")] for part in parts]
-    batches = [batch for part in sorted_parts for batch in part.reshape(-1, tasks_per_batch)]
-    return [batches[index] for index in generator.permutation(len(batches))]

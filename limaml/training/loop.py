@@ -23,9 +23,9 @@ from limaml.data.batches import TaskBatch
 from limaml.data.tasks import TaskSet
 from limaml.errors import DataError
 from limaml.learning.adaptation import served_logit
+from limaml.learning.buffers import keep_freed_memory
 from limaml.learning.network import Network
 from limaml.learning.objective import drop_support, limaml_loss, vanilla_loss
-from limaml.learning.precision import fast_products
 from limaml.learning.rows import rows_of, support_and_query
 from limaml.model import Algorithm
 from limaml.training.checkpoints import (
@@ -81,20 +81,18 @@ def fit(
     run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes)
     if settings.support_split == "random_day":
         run.utc_offset_hours = TaskSplit.model_validate(train.manifest.details["split"]).window.utc_offset_hours
-    # Only per-task matrices are padded; batches that look like the data learn better.
-    by_length = network.spec.adapted != "embedding"
+    keep_freed_memory()
     with progress() as bar:
         task = bar.add_task(f"train {algorithm}", total=run.total_steps, completed=run.step, note="")
         while not run.finished:
             started = time.monotonic()
             before = run.tasks_seen
             with _products(run.device, settings.tf32):
-                for batch in run.remaining(train.batches(shares.own, settings.seed, run.epoch, by_length)):
+                for batch in run.remaining(train.batches(shares.own, settings.seed, run.epoch)):
                     run.train_on(batch)
                     bar.update(task, completed=run.step, note=f"loss {run.mean_loss:.4f}")
             seconds = time.monotonic() - started
-            with _products(run.device, tf32=False):
-                score = validation_auc(network, algorithm, validation, embeddings, processes)
+            score = validation_auc(network, algorithm, validation, embeddings, processes)
             run.end_epoch(score, (run.tasks_seen - before) / max(seconds, 1e-9))
             last = run.history[-1]
             log.info(
@@ -310,13 +308,13 @@ def validation_auc(
 
 @contextmanager
 def _products(device: torch.device, tf32: bool) -> Iterator[None]:
-    """The fastest products that are exact enough: on a CPU float32's, on a GPU TF32 only where it was asked for.
+    """TF32 products on a GPU, where asked for: they can move an embedding as far as an inner step does.
 
-    TF32 is for gradients: it can move an embedding as far as an inner step does, so none is made with it.
+    A CPU's faster float32 products (`limaml.learning.precision`) are not for training: its batches have another number
+    of rows each time, and a kernel made anew for every shape costs more than it saves.
     """
     if device.type == "cpu":
-        with fast_products(device):
-            yield
+        yield
         return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")

@@ -73,13 +73,6 @@ def test_epochs_differ_and_a_seed_repeats(task_set: TaskSet):
     assert order(1, 0) != order(2, 0)
 
 
-def test_batches_hold_similar_lengths_when_asked(task_set: TaskSet):
-    def spread(by_length: bool) -> float:
-        return float(np.mean([np.ptp(batch.lengths) for batch in task_set.batches(8, 0, by_length=by_length)]))
-
-    assert spread(True) < 0.5 * spread(False)
-
-
 def test_a_changed_shard_is_refused(tmp_path: Path, task_set: TaskSet):
     copy = tmp_path / "copy"
     shutil.copytree(task_set.uri, copy)
