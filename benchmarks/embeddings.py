@@ -110,7 +110,7 @@ def _matrix(rows: int, columns: int, role: int) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(role))
 
 
-def run(tasks: int = 6000, repeats: int = 3, batch: int | None = None) -> dict[str, Any]:
+def run(tasks: int = 12_000, repeats: int = 3, batch: int | None = None) -> dict[str, Any]:
     """Every figure; see the top of the file."""
     single_thread()
     keep_freed_memory()
@@ -188,7 +188,7 @@ _SPEEDS = ("tasks_per_second_per_core", "compute_tasks_per_second_per_core")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Embedding generation against reading and a loop over tasks.")
-    parser.add_argument("--tasks", type=int, default=6000)
+    parser.add_argument("--tasks", type=int, default=12_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

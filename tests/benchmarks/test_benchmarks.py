@@ -84,6 +84,10 @@ def test_embedding_figures():
     assert set(result["all"]) == {"meta_block_k1", "meta_block_k3", "embedding_k1", "embedding_k3"}
     assert result["tasks_per_second_per_core"] > 0
     assert result["loop_over_ours"] > 0
+    # The floors are parts of what stands on them.
+    assert all(figures["read_ratio"] > 1 for figures in result["all"].values())
+    assert result["reading"]["rows_per_second_per_core"] > result["ragged"]["rows_per_second_per_core"] > 0
+    assert 4 <= result["ragged"]["mean_rows_per_task"] <= 64
     assert all(len(line) == 4 for line in embeddings.rows(result))
     json.dumps(result)
 
