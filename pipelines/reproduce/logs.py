@@ -7,6 +7,7 @@ from datetime import date
 
 from limaml import storage
 from limaml.config import Application
+from limaml.errors import ConfigError
 from limaml.windows import training_window
 from limaml.workspace import Workspace
 from pipelines.run import bring_in, day_after_newest
@@ -64,8 +65,18 @@ def logs(
         for seed in range(seeds):
             yield Log(seed, root, given, as_of, tracking, simulated=False)
         return
+    _check_simulated(application)
     for seed in range(seeds):
         yield _simulated(application, root, seed, world, tracking)
+
+
+def _check_simulated(application: Application) -> None:
+    from limaml.data.simulated_log import log_format
+
+    try:
+        log_format(application)
+    except ConfigError as error:
+        raise ConfigError(f"no --data, and {error}; give a log with --data") from error
 
 
 def _simulated(application: Application, root: str, seed: int, world: World, tracking: str) -> Log:

@@ -10,6 +10,7 @@ from limaml import lease, storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.errors import ConfigError
+from limaml.training.evaluation import LIMAML
 from limaml.workspace import Workspace
 from pipelines.reproduce.logs import Log, World, logs
 from pipelines.reproduce.page import markdown
@@ -67,11 +68,13 @@ def summarize(name: str, table: Table, application: Application, measured: list[
     """A table's seeds as plain values: rows, comparisons, costs and lifts, each with intervals."""
     rows: list[Row] = []
     comparisons: list[Comparison] = []
-    for position, definition in enumerate(measured[0].figures):
-        seeds = Seeds(definition, [each.figures[definition] for each in measured])
+    definitions = [Seeds(each, [one.figures[each] for one in measured]) for each in measured[0].figures]
+    for position, seeds in enumerate(definitions):
         rows += seeds.rows(table.titles, table.gains[position] if position < len(table.gains) else {})
         for algorithm, over, paper in table.comparisons:
             comparisons += seeds.compare(algorithm, over, paper)
+    for seeds in definitions[1:]:
+        comparisons.append(seeds.against(definitions[0], LIMAML))
     costs = [
         {"algorithm": each, "over": "vanilla", "ratio": _interval([m.costs[each] for m in measured]), "paper": paper}
         for each, paper in table.costs.items()

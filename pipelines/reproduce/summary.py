@@ -149,6 +149,13 @@ class Seeds:
             for name in names
         ]
 
+    def against(self, other: "Seeds", algorithm: str) -> Comparison:
+        """An algorithm here against itself under another task definition, on all rows: the same rows, other tasks."""
+        pairs = zip(self.values(ALL, algorithm, "auc"), other.values(ALL, algorithm, "auc"), strict=True)
+        gain = Interval.of([relative_gain(value, base) for value, base in pairs])
+        here, there = (f"{algorithm} by {each.definition}" for each in (self, other))
+        return Comparison(self.definition, ALL, here, there, gain, None, None)
+
 
 def _share(base: float | None, value: float | None, best: float | None) -> float | None:
     if base is None or value is None or best is None or best <= base:

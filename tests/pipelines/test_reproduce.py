@@ -102,6 +102,10 @@ def test_ids_and_other_definitions_have_task_sets_of_their_own(tables: Tables) -
     assert [row["rows"] for row in member] == [row["rows"] for row in finer]
     assert [row["paper"] for row in member + finer if row["algorithm"] == "limaml"] == [0.0001, 0.0047]
     assert finer[0]["tasks"] > member[0]["tasks"]
+    across = kinds["comparisons"][-1]
+    assert (across["algorithm"], across["over"]) == ("limaml by member_id+notification_type", "limaml by member_id")
+    auc = [next(row["auc"] for row in rows if row["algorithm"] == "limaml") for rows in (finer, member)]
+    assert across["gain"]["mean"] == pytest.approx(auc[0] / auc[1] - 1)
 
 
 def test_a_refresh_of_the_weeks_first_morning_is_the_weekly_one(tables: Tables) -> None:

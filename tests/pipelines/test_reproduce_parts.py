@@ -147,6 +147,8 @@ def test_an_unknown_table_and_no_seeds_are_told(application: Application, tmp_pa
         reproduce("table2", application, str(tmp_path))
     with pytest.raises(ConfigError, match="--seeds 0"):
         reproduce("controls", application, str(tmp_path), seeds=0)
+    with pytest.raises(ConfigError, match="no --data, and application kuairand: can't be simulated"):
+        reproduce("table3", load_application("kuairand"), str(tmp_path))
 
 
 def test_the_command_names_every_table() -> None:
