@@ -16,7 +16,7 @@ from limaml.training.metrics import evaluate
 from limaml.windows import TaskSplit
 from pipelines.reproduce.bench import Bench, Figures
 from pipelines.reproduce.logs import Log
-from pipelines.reproduce.variants import BASE
+from pipelines.reproduce.variants import BASE, BASELINES
 
 DAILY, WEEKLY, ONCE = "limaml_daily", "limaml_weekly", "limaml_once"
 WEEK = 7
@@ -38,7 +38,8 @@ def measure(log: Log, application: Application) -> Figures:
     test = bench.splits["test"]
     model = bench.trained(BASE, application)
     limaml = load_model(model["uri"], application)
-    baselines = bench.scorers(replace(BASE, outputs=BASE.outputs[:3]), application, test)
+    controls = tuple(output for output in BASE.outputs if output.role in BASELINES)
+    baselines = bench.scorers(replace(BASE, outputs=controls), application, test)
 
     def at(day: date) -> Scorer:
         return evaluation.served(limaml, bench.embeddings(model, _day(test, day), application), application.store.dtype)
