@@ -27,7 +27,7 @@ def by_kind(application: Application) -> list[Application]:
     keys = application.task.keys
     if len(keys) > 1:
         left = {feature.name for feature in application.features.meta} - {keys[-1]}
-        return [_of(application, keys[:-1], left) if left else application, application]
+        return [_of(application, keys[:-1], left), application]
     kinds = [f.name for f in application.features.other if f.kind == "categorical" and f.name not in keys]
     if not kinds:
         log.warning(

@@ -16,7 +16,8 @@ ID_VOCABULARY, ID_WIDTH = 100_000, 16
 
 MAML, MAML_UNADAPTED = "maml", "maml_unadapted"
 PAPER_FORM, PAPER_FORM_UNADAPTED = "limaml_paper_form", "limaml_paper_form_unadapted"
-WIDE_DEEP_ID, LIMAML_ID, LIMAML_TRANSFORMER = "wide_deep_id", "limaml_id", "limaml_transformer"
+WIDE_DEEP_ID, LIMAML_ID = "wide_deep_id", "limaml_id"
+LIMAML_MLP, LIMAML_TRANSFORMER = "limaml_mlp", "limaml_transformer"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,10 @@ MAML_WHOLE = Variant(
         Output(MAML, "entire-network MAML, fine-tuned", "served"),
         Output(MAML_UNADAPTED, "entire-network MAML, not adapted", "unadapted"),
     ),
-    setting(network={"adapted": "network"}, training={"task_learning_rate": BLOCK_LEARNING_RATE}),
+    setting(
+        network={"adapted": "network", "meta_block": "mlp"},
+        training={"task_learning_rate": BLOCK_LEARNING_RATE, "bias_step": "gradient"},
+    ),
 )
 
 # Alg. 2 as printed, on the application's network: the whole meta block moves by plain SGD on the mean loss, θ_global's
@@ -107,12 +111,14 @@ PAPER = Variant(
         Output(PAPER_FORM_UNADAPTED, "LiMAML as printed, not adapted", "unadapted"),
     ),
     setting(
-        network={"adapted": "meta_block"},
+        network={"adapted": "meta_block", "meta_block": "mlp"},
         training={
             "inner_steps": 1,
             "inner_loss": "mean",
             "task_learning_rate": BLOCK_LEARNING_RATE,
             "learned_task_learning_rate": False,
+            "bias_step": "gradient",
+            "support_split": "fraction",
             "global_gradient": "direct",
             "support_drop": 0.0,
             "unadapted_loss_weight": 0.0,
@@ -143,10 +149,17 @@ IDS = Variant(
     with_ids,
 )
 
-TRANSFORMER = Variant(
-    "transformer",
-    (Output(LIMAML_TRANSFORMER, "LiMAML, transformer over the task's samples", "served"),),
-    setting(network={"meta_block": "transformer"}),
+META_BLOCKS = (
+    Variant(
+        "mlp",
+        (Output(LIMAML_MLP, "LiMAML, MLP of the meta features alone", "served"),),
+        setting(network={"meta_block": "mlp"}),
+    ),
+    Variant(
+        "transformer",
+        (Output(LIMAML_TRANSFORMER, "LiMAML, transformer over the task's samples", "served"),),
+        setting(network={"meta_block": "transformer"}),
+    ),
 )
 
 
@@ -166,7 +179,7 @@ def inner_steps(n: int, k: tuple[int, ...]) -> Variant:
 
 
 def ablation(name: str, title: str, **sections: Mapping[str, Any]) -> Variant:
-    """The application with one of its choices taken back."""
+    """The application with one of its choices made otherwise."""
     output = Output(f"limaml_{name}", f"LiMAML, {title}", "served")
     return Variant(name, (output, Output(f"{output.name}_unadapted", f"{output.title}, not adapted", "unadapted")),
                    setting(**sections))  # fmt: skip
@@ -175,16 +188,26 @@ def ablation(name: str, title: str, **sections: Mapping[str, Any]) -> Variant:
 ABLATIONS = (
     ablation("first_order", "first-order outer gradient", training={"meta_gradient": "first_order"}),
     ablation("direct", "direct gradient of θ_global", training={"global_gradient": "direct"}),
+    ablation("fraction", "support by fraction, not by day", training={"support_split": "fraction"}),
+    ablation("support_drop", "a tenth of the support sets dropped", training={"support_drop": 0.1}),
     ablation("no_support_drop", "no dropped support sets", training={"support_drop": 0.0}),
     ablation("no_unadapted_loss", "no un-adapted loss", training={"unadapted_loss_weight": 0.0}),
+    ablation("mlp", "no transformer", network={"meta_block": "mlp"}),
     ablation("no_item_product", "no product with the item", network={"item_product": False}),
-    ablation("no_adapted_bias", "no adapted bias", network={"adapted_bias": False}),
+    ablation("no_bias_gate", "no gate before the bias", network={"bias_gate": False}),
+    ablation("bias_by_gradient", "the bias moved by gradient", training={"bias_step": "gradient"}),
+    ablation(
+        "no_adapted_bias",
+        "no adapted bias",
+        network={"adapted_bias": False, "bias_gate": False},
+        training={"bias_step": "gradient"},
+    ),
     ablation("mean_loss", "inner loss by mean", training={"inner_loss": "mean"}),
     ablation("fixed_rate", "task learning rate fixed", training={"learned_task_learning_rate": False}),
     ablation(
         "meta_block",
         "the whole meta block adapted",
         network={"adapted": "meta_block"},
-        training={"task_learning_rate": BLOCK_LEARNING_RATE},
+        training={"task_learning_rate": BLOCK_LEARNING_RATE, "bias_step": "gradient"},
     ),
 )

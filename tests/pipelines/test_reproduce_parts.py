@@ -22,7 +22,7 @@ from pipelines.reproduce.page import markdown
 from pipelines.reproduce.run import reproduce
 from pipelines.reproduce.summary import Interval, Seeds
 from pipelines.reproduce.tables import TABLES
-from pipelines.reproduce.variants import ABLATIONS, BASE, IDS, MAML_WHOLE, PAPER, TRANSFORMER, inner_steps, pooled
+from pipelines.reproduce.variants import ABLATIONS, BASE, IDS, MAML_WHOLE, META_BLOCKS, PAPER, inner_steps, pooled
 
 
 def _metrics(auc: float | None, gauc: float | None = 0.6) -> Metrics:
@@ -114,7 +114,7 @@ def test_a_side_that_nothing_describes_is_left_out(tmp_path: Path, application: 
 @pytest.mark.parametrize("name", shipped_applications())
 def test_every_variant_is_a_valid_form_of_every_application(name: str) -> None:
     application = load_application(name)
-    for variant in (BASE, PAPER, MAML_WHOLE, TRANSFORMER, pooled(), inner_steps(5, (1, 3)), *ABLATIONS):
+    for variant in (BASE, PAPER, MAML_WHOLE, *META_BLOCKS, pooled(), inner_steps(5, (1, 3)), *ABLATIONS):
         assert variant.of(application).name == application.name, "it reads the same task sets"
     with_ids = IDS.of(application)
     assert with_ids.name == f"{name}__ids"
