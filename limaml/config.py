@@ -60,7 +60,10 @@ class Feature(Section):
 class Features(Section):
     """Meta features describe the task's entity and feed the meta block; all others feed the global block (§4)."""
 
-    meta: tuple[Feature, ...] = Field(min_length=1)
+    meta: tuple[Feature, ...] = Field(
+        description="what of the entity stays as it is between refreshes (an embedding remembers its values of the newest "
+        "sample); counts and rates that move belong to `other`; may be empty: adaptation then starts alike for all"
+    )
     other: tuple[Feature, ...] = Field(min_length=1)
 
     @property
@@ -154,7 +157,8 @@ class Network(Section):
         "of both blocks (entire-network MAML: a baseline to train and evaluate; it has no embedding to publish)",
     )
     meta_block: Literal["mlp", "transformer"] = Field(
-        default="mlp", description="transformer: the block also reads the task's earlier samples and their labels"
+        default="transformer",
+        description="transformer: the block also reads the task's earlier samples and their labels",
     )
     meta_hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of the meta block")
     global_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the global block")
@@ -164,7 +168,7 @@ class Network(Section):
     )
     adapted_bias: bool = Field(default=True, description="one more embedding coordinate, added to the logit")
     bias_gate: bool = Field(
-        default=False, description="let the other features decide how much of the adapted bias is added"
+        default=True, description="let the other features decide how much of the adapted bias is added"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -186,7 +190,7 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_fraction: Ratio = 0.1
     gradient_clip: Positive = Field(default=1.0, description="norm of the outer gradient")
-    task_learning_rate: Positive = Field(default=3.0, description="α, of the inner loop; where learned, its start")
+    task_learning_rate: Positive = Field(default=1.0, description="α, of the inner loop; where learned, its start")
     learned_task_learning_rate: bool = Field(default=True, description="learn α per coordinate")
     inner_steps: int = Field(default=3, ge=0, description="n, inner steps in training")
     inner_loss: Literal["mean", "shrunk"] = Field(
@@ -194,12 +198,12 @@ class Training(Section):
     )
     shrinkage: Positive = Field(default=3.0, description="κ's start, in samples")
     bias_step: Literal["gradient", "newton"] = Field(
-        default="gradient",
+        default="newton",
         description="newton: the adapted bias, where network.adapted is embedding, takes Newton steps with a learned ridge",
     )
     bias_ridge: Positive = Field(default=3.0, description="that ridge's start")
     support_split: Literal["fraction", "random_day"] = Field(
-        default="fraction",
+        default="random_day",
         description="fraction: task.support_fraction's oldest share is support; random_day: a new day for each task and "
         "epoch, with the samples before it as support, as a daily refresh meets them",
     )
@@ -209,7 +213,10 @@ class Training(Section):
     global_gradient: Literal["direct", "full"] = Field(
         default="full", description="whether ∂/∂θ_global passes the inner loop"
     )
-    support_drop: Ratio = Field(default=0.1, description="share of training tasks that see an empty support set")
+    support_drop: Ratio = Field(
+        default=0.0,
+        description="share of training tasks whose support set is emptied; a random day empties some anyway",
+    )
     unadapted_loss_weight: Annotated[float, Field(ge=0)] = Field(
         default=1.0, description="weight of the un-adapted loss on all rows, so that cold members stay well served"
     )

@@ -102,10 +102,12 @@ class FeatureEncoder(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size, width in zip(sizes, widths, strict=True))
         for table in self.tables:
             nn.init.normal_(table.weight, std=0.3)  # type: ignore[arg-type]
-        self.width = len(statistics.log) + len(nullable) + sum(widths)
+        self.width = len(statistics.log) + len(nullable) + sum(widths) or 1
 
     def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
-        """[R, n] and [R, c] raw → [R, width]."""
+        """[R, n] and [R, c] raw → [R, width]; a constant where there are no features."""
+        if not numeric.shape[1] and not len(self.tables):
+            return numeric.new_ones(len(numeric), 1)
         value = numeric - self.mean
         if len(self.log):
             raw = numeric[:, self.log]

@@ -28,7 +28,7 @@ class TransformerBlock(MetaBlock):
     def __init__(self, inputs: int, others: int, hidden: tuple[int, ...], outputs: int) -> None:
         super().__init__(inputs, hidden, outputs)
         width = HEADS * max(1, hidden[0] // HEADS)
-        self.asks = nn.Linear(inputs, width)
+        self.asks = nn.Linear(inputs + 1, width)
         self.token = nn.Linear(inputs + others + 1, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
@@ -51,7 +51,10 @@ class TransformerBlock(MetaBlock):
         token_RH = F.relu(
             linear(self.token, torch.cat([history.x_RM, history.z_RO, sign_R1], 1), shifts, "token", past)
         )
-        asks_RH = linear(self.asks, x_RM, shifts, "asks", rows)
+        # Attention averages; how many samples there are has to be said.
+        count_R = rows.position_R if rows is past else past.count_T[rows.task_R]
+        asks_RM = torch.cat([x_RM, count_R.to(x_RM.dtype).log1p()[:, None]], 1)
+        asks_RH = linear(self.asks, asks_RM, shifts, "asks", rows)
         key_TSH = past.padded(linear(self.key, token_RH, shifts, "key", past))
         value_TSH = past.padded(linear(self.value, token_RH, shifts, "value", past))
         seen_RH = rows.flat(_attend(rows.padded(asks_RH), key_TSH, value_TSH, rows, past))
@@ -59,12 +62,7 @@ class TransformerBlock(MetaBlock):
         inner = F.relu(linear(self.expand, h_RH, shifts, "expand", rows))
         h_RH = _norm(h_RH + linear(self.contract, inner, shifts, "contract", rows))
         read_RW = linear(self.read, h_RH, shifts, "read", rows)
-        return out_RW + read_RW * _has_past(rows, past)[:, None].to(read_RW.dtype)
-
-
-def _has_past(rows: Rows, past: Rows) -> Tensor:
-    """[R] whether there is a sample to look back on."""
-    return rows.position_R > 0 if rows is past else past.count_T[rows.task_R] > 0
+        return out_RW + read_RW * (count_R > 0)[:, None].to(read_RW.dtype)
 
 
 def _attend(asks_TQH: Tensor, key_TSH: Tensor, value_TSH: Tensor, rows: Rows, past: Rows) -> Tensor:
@@ -74,21 +72,24 @@ def _attend(asks_TQH: Tensor, key_TSH: Tensor, value_TSH: Tensor, rows: Rows, pa
         return value.unflatten(2, (HEADS, -1)).transpose(1, 2)
 
     asks, key, value = heads(asks_TQH), heads(key_TSH), heads(value_TSH)
-    score = asks @ key.mT / math.sqrt(asks.shape[-1])
-    place_S = torch.arange(key_TSH.shape[1], device=score.device)
+    score = asks @ key.mT / math.sqrt(asks.shape[-1]) + _visibility(rows, past, score_like=asks_TQH)
+    return (torch.softmax(score, -1) @ value).transpose(1, 2).flatten(2)
+
+
+@torch.no_grad()
+def _visibility(rows: Rows, past: Rows, score_like: Tensor) -> Tensor:
+    """[1 or T, heads, Q or 1, S] what attention scores lose by distance; minus infinity where there is nothing to see.
+
+    A row that sees nothing at all keeps finite scores, and its caller drops what it reads.
+    """
+    place_S = torch.arange(past.longest, device=score_like.device)
     if rows is past:
-        place_Q1 = torch.arange(asks_TQH.shape[1], device=score.device)[:, None]
-        back = (place_Q1 - place_S).expand(len(score), -1, -1)
-        visible = back > 0
+        back = torch.arange(rows.longest, device=score_like.device)[None, None, :, None] - place_S
     else:
-        back = (past.count_T[:, None] - place_S)[:, None].expand(-1, asks_TQH.shape[1], -1)
-        visible = back > 0
-    visible = visible & (place_S < past.count_T[:, None])[:, None]
-    fading = score.new_tensor(FADING)[:, None, None]
-    score = (score - fading * back[:, None].to(score.dtype)).masked_fill(~visible[:, None], -torch.inf)
-    # Rows that see nothing would divide zero by zero: they get weights of zero.
-    weight = torch.softmax(score.masked_fill(~visible.any(-1)[:, None, :, None], 0.0), -1) * visible[:, None]
-    return (weight @ value).transpose(1, 2).flatten(2)
+        back = past.count_T[:, None, None, None] - place_S
+    lost = -score_like.new_tensor(FADING)[:, None, None] * back
+    sees = (back > 0).any(-1, keepdim=True)
+    return lost.masked_fill(back <= 0, -torch.inf).masked_fill(~sees, 0.0)
 
 
 def _norm(h_RH: Tensor) -> Tensor:
