@@ -20,7 +20,8 @@ def adapt_one(network: Network, support: Rows, steps: int, second_order: bool, d
     if not second_order:
         adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
     for _ in range(steps):
-        logit_R = _logit(network, support, adapted, support, frozen=direct)
+        looks_back = support if network.spec.adapted != "embedding" else None
+        logit_R = _logit(network, support, adapted, looks_back, frozen=direct)
         loss = F.binary_cross_entropy_with_logits(logit_R, support.label_R, reduction="sum")
         shrunk = network.spec.inner_loss == "shrunk"
         loss = loss / (len(support.label_R) + network.log_shrinkage.exp() if shrunk else max(len(support.label_R), 1))
@@ -111,9 +112,11 @@ def _below(adapted: dict[str, Tensor], block: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in adapted.items() if name.startswith(prefix)}
 
 
-def _logit(network: Network, rows: Rows, adapted: dict[str, Tensor], support: Rows, frozen: bool = False) -> Tensor:
+def _logit(
+    network: Network, rows: Rows, adapted: dict[str, Tensor], support: Rows | None, frozen: bool = False
+) -> Tensor:
     x_RM, z_RO = network.encode(rows)
-    arguments = (x_RM, None, rows, network.history(support))
+    arguments = (x_RM, None, rows, None if support is None else network.history(support))
     embedding_RW = functional_call(network.meta_block, _below(adapted, "meta_block"), arguments)
     block, of_global = network.global_block, _below(adapted, "global_block")
     if of_global or not frozen:

@@ -84,10 +84,12 @@ class TaskBatch:
     def split_before_random_day(self, generator: np.random.Generator, utc_offset_hours: int) -> "TaskBatch":
         """The same rows with another boundary: what a daily refresh would have seen of each task on some day.
 
-        A row of each task is drawn; rows before the start of its logical day are support, that day's and later ones are
-        query. A task whose first day is drawn has no support, as a new member has none.
+        A row of each task is drawn, the later of two, since a refresh looks back on more than an average day of a
+        window does. Rows before the start of its logical day are support, that day's and later ones are query. A task
+        whose first day is drawn has no support, as a new member has none.
         """
-        drawn = self.offsets[:-1] + (generator.random(self.tasks) * self.lengths).astype(np.int64)
+        share = generator.random((2, self.tasks)).max(axis=0)
+        drawn = self.offsets[:-1] + (share * self.lengths).astype(np.int64)
         offset = utc_offset_hours * 3_600_000_000
         start = (self.event_time[drawn] + offset) // DAY_US * DAY_US - offset
         before = self.event_time < np.repeat(start, self.lengths)

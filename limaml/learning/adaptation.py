@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from limaml.learning.blocks import History, MetaBlock
+from limaml.learning.blocks import MetaBlock
 from limaml.learning.network import Network
 from limaml.learning.piecewise import Linearized, linearized_by_autograd
 from limaml.learning.rows import Rows
@@ -73,7 +73,7 @@ def adapt(
         x_RM, z_RO = network.encode(support)
         if meta_gradient == "first_order":
             x_RM = x_RM.detach()
-        loop = _Loop(network, support, x_RM, network.history(support), weight_T, steps, rate, meta_gradient)
+        loop = _Loop(network, support, x_RM, weight_T, steps, rate, meta_gradient)
         direct = global_gradient == "direct" and network.spec.adapted != "network"
         constant = direct or meta_gradient != "second_order"
         linearize = None if by_autograd else _linearized(network, z_RO, constant, steps)
@@ -98,7 +98,6 @@ class _Loop:
     network: Network
     support: Rows
     x_RM: Tensor
-    history: History | None
     weight_T: Tensor
     steps: int
     fixed_rate: float | None
@@ -117,7 +116,7 @@ class _Loop:
         step_TW = self.weight_T[:, None] * rate
         newton = self.network.spec.newton_bias and self.fixed_rate is None
         with self.inner_gradient():
-            base_RW = self.network.meta_block(self.x_RM, None, support, self.history)
+            base_RW = self.network.meta_block(self.x_RM)
         shift_TW = None
         for _ in range(self.steps):
             with self.inner_gradient():
@@ -190,10 +189,12 @@ class _Loop:
         if constant:
             z_RO = z_RO.detach()
         newton = network.spec.newton_bias and self.fixed_rate is None
+        # What a transformer reads in the samples is added to a shift, not corrected by it.
+        history = None if network.spec.adapted == "embedding" else network.history(support)
         for _ in range(self.steps):
             with torch.enable_grad():
                 point = {n: s if second and s.requires_grad else s.detach().requires_grad_() for n, s in shifts.items()}
-                embedding_RW = network.meta_block(self.x_RM, below(point, "meta_block"), support, self.history)
+                embedding_RW = network.meta_block(self.x_RM, below(point, "meta_block"), support, history)
                 of_global = below(point, "global_block")
                 arguments = (z_RO, embedding_RW, of_global, support) if of_global else (z_RO, embedding_RW)
                 logit_R = functional_call(block, held, arguments)
