@@ -35,6 +35,7 @@ def application(adapted: str = "meta_block", wide: bool = False, **training: Any
             "meta_hidden": [512 if wide else 64],
             "global_hidden": [256, 128],
             "adapted": adapted,
+            "meta_block": "mlp",
             "item_product": False,
             "adapted_bias": False,
         },

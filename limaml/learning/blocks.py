@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limaml.learning.piecewise import Linearized, PiecewiseLinear, along
+from limaml.learning.piecewise import CHUNK_ROWS, Linearized, PiecewiseLinear, along
 from limaml.learning.rows import Rows
 from limaml.learning.shifts import Shifts, linear
-
-CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -125,8 +123,7 @@ class GlobalBlock(nn.Module):
             v_RD = None if item is None else F.linear(z_RO, of(item.weight), of(item.bias))
             return F.linear(z_RO, weight_z, bias), v_RD
 
-        size = CHUNK_ROWS if constant else max(len(z_RO), 1)
-        chunks = of(z_RO).split(size)
+        chunks = of(z_RO).split(CHUNK_ROWS)
         open_R1 = (
             None if self.gate is None else F.softplus(F.linear(of(z_RO), of(self.gate.weight), of(self.gate.bias)))
         )
@@ -141,7 +138,7 @@ class GlobalBlock(nn.Module):
 
         def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
             e_RD = embedding_RW[:, : self.width]
-            parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(size))]
+            parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(CHUNK_ROWS))]
             logit_R, gradient_RW = (torch.cat(part) for part in zip(*parts, strict=True))
             if self.adapted_bias:
                 bias_R1 = embedding_RW[:, -1:].detach() if constant else embedding_RW[:, -1:]

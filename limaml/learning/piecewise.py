@@ -12,6 +12,7 @@ Shapes are those of `limaml.learning.rows`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limaml.learning.precision import fast_products
+
+# Rows that go through at once: they stay in the processor's cache, and products of one shape are worth a fast kernel.
+CHUNK_ROWS = 1024
 # e_RW → logit [R], ∂logit/∂e [R, W]
 Linearized = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -62,7 +67,8 @@ class PiecewiseLinear:
         self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
         """The same without a graph. Overwrites `first_RH`."""
-        return self._run(first_RH, e_RD, v_RD, drops)[:2]
+        with _products(first_RH):
+            return self._run(first_RH, e_RD, v_RD, drops)[:2]
 
     def _run(
         self, a: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor]
@@ -111,7 +117,8 @@ class _LogitAndGradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         network = PiecewiseLinear(weight_e, weight_v, layers)
         a = first_RH if overwrite else first_RH.clone()
-        logit_R, gradient_RD, hidden, deltas = network._run(a, e_RD, v_RD, drops)
+        with _products(a):
+            logit_R, gradient_RD, hidden, deltas = network._run(a, e_RD, v_RD, drops)
         ctx.drops, ctx.depth = drops, len(hidden)
         ctx.save_for_backward(gradient_RD, e_RD, v_RD, weight_e, weight_v, *layers[::2], *hidden, *deltas)
         return logit_R, gradient_RD
@@ -119,6 +126,11 @@ class _LogitAndGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, a_R: Tensor, u_RD: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of Σ a·logit + Σ u·J."""
+        with _products(a_R):
+            return _LogitAndGradient._gradients(ctx, a_R, u_RD)
+
+    @staticmethod
+    def _gradients(ctx: Any, a_R: Tensor, u_RD: Tensor) -> tuple[Tensor | None, ...]:
         gradient_RD, e_RD, v_RD, weight_e, weight_v, *rest = ctx.saved_tensors
         depth, drops = ctx.depth, ctx.drops
         weights, hidden, deltas = rest[:depth], rest[depth : 2 * depth], rest[2 * depth :]
@@ -143,6 +155,11 @@ class _LogitAndGradient(torch.autograd.Function):
             tangent = tangent @ weights[i].t()
         grad_weight_e = deltas[0].t() @ mixed_RD
         return (deltas[0] * a_R1, gradient_RD * a_R1, grad_v, grad_weight_e, grad_weight_v, None, None, *grads)
+
+
+def _products(rows: Tensor) -> AbstractContextManager[None]:
+    """The processor's fastest exact products for whole chunks; for every other number of rows, kernels cost too much."""
+    return fast_products(rows.device) if len(rows) == CHUNK_ROWS else nullcontext()
 
 
 def along(logit_R: Tensor, gradient_RW: Tensor, e_RW: Tensor) -> Tensor:
