@@ -158,7 +158,7 @@ class _LogitAndGradient(torch.autograd.Function):
 
 
 def _products(rows: Tensor) -> AbstractContextManager[None]:
-    """The processor's fastest exact products for whole chunks; for every other number of rows, kernels cost too much."""
+    """The processor's fastest exact products for whole chunks; kernels for any other number of rows cost too much."""
     return fast_products(rows.device) if len(rows) == CHUNK_ROWS else nullcontext()
 
 
