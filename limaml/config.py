@@ -6,6 +6,7 @@ report are derived from it. Names say what they are; where the paper has a Greek
 
 import difflib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,12 +25,26 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Task(Section):
-    """What a task is, and how its samples are split (Alg. 2a)."""
+class Definition(Section):
+    """One way to cut rows into tasks."""
 
     keys: tuple[Column, ...] = Field(min_length=1, description="columns whose values together name a task")
-    support_fraction: Ratio = Field(default=0.75, description="oldest share of a task's samples used as support set")
     max_samples: int = Field(default=64, ge=2, description="only this many most recent samples of a task are kept")
+
+
+class Task(Definition):
+    """What a task is, and how its samples are split (Alg. 2a)."""
+
+    support_fraction: Ratio = Field(default=0.75, description="oldest share of a task's samples used as support set")
+
+
+class AlsoTask(Definition):
+    """One more task definition over the same rows, with a meta block and embeddings of its own."""
+
+    name: Slug = Field(description="names its folder of a task set, and its embeddings' keys in the store")
+    meta: tuple[Column, ...] = Field(
+        min_length=1, description="features its meta block reads, whichever other blocks read them as well"
+    )
 
 
 class Feature(Section):
@@ -58,7 +73,10 @@ class Feature(Section):
 
 
 class Features(Section):
-    """Meta features describe the task's entity and feed the meta block; all others feed the global block (§4)."""
+    """Meta features describe the task's entity and feed the meta block; all others feed the global block (§4).
+
+    Further task definitions name those of either side that describe theirs.
+    """
 
     meta: tuple[Feature, ...] = Field(
         description="what of the entity stays as it is between refreshes (an embedding remembers its values of the newest "
@@ -297,6 +315,9 @@ class Application(Section):
     title: str = Field(min_length=1)
     description: str = ""
     task: Task
+    also: tuple[AlsoTask, ...] = Field(
+        default=(), description="further task definitions: each is adapted on tasks of its own"
+    )
     data: Data = Data()
     features: Features
     windows: Windows = Windows()
@@ -313,10 +334,54 @@ class Application(Section):
     @model_validator(mode="after")
     def _columns_have_one_role(self) -> Self:
         outcomes = {"event_time", "label"}
-        misused = sorted(outcomes & ({f.name for f in self.features.all} | set(self.task.keys)))
+        misused = sorted(outcomes & ({f.name for f in self.features.all} | set(self.key_columns)))
         if misused:
             raise ValueError(f"{', '.join(misused)} can be neither a feature nor a task key")
         return self
+
+    @model_validator(mode="after")
+    def _definitions_differ(self) -> Self:
+        if twice := _first_repeated([each.name for each in self.also]):
+            raise ValueError(f"also: {twice} names two task definitions")
+        if twice := _first_repeated([frozenset(each.keys) for each in self.definitions]):
+            raise ValueError(f"also: two task definitions have the keys {', '.join(sorted(twice))}")
+        if self.also and self.network.adapted != "embedding":
+            raise ValueError(
+                f"network.adapted: several task definitions need 'embedding', not {self.network.adapted!r}: each is "
+                "adapted beside the embeddings of the others"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _further_features_are_known(self) -> Self:
+        names = [feature.name for feature in self.features.all]
+        for number, each in enumerate(self.also):
+            if unknown := [name for name in each.meta if name not in names]:
+                raise ValueError(f"also.{number}.meta: no feature {', '.join(unknown)}; there are {', '.join(names)}")
+            if twice := _first_repeated(each.meta):
+                raise ValueError(f"also.{number}.meta: {twice} is named twice")
+        return self
+
+    @property
+    def definitions(self) -> tuple[Definition, ...]:
+        """Every task definition; the first one, `task`, makes the batches of training and evaluation."""
+        return self.task, *self.also
+
+    @property
+    def definition_names(self) -> tuple[str, ...]:
+        """Names of the task definitions; the first one's is empty."""
+        return "", *(each.name for each in self.also)
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        """Columns that any task definition's keys are made of."""
+        return tuple(dict.fromkeys(key for each in self.definitions for key in each.keys))
+
+    def meta_features(self, definition: Definition) -> tuple[Feature, ...]:
+        """What a definition's meta block reads, in the order of the features."""
+        if not isinstance(definition, AlsoTask):
+            return self.features.meta
+        return tuple(feature for feature in self.features.all if feature.name in definition.meta)
 
     @property
     def config_hash(self) -> str:
@@ -325,7 +390,12 @@ class Application(Section):
 
     def sections_hash(self, *sections: str) -> str:
         """SHA-256 of some sections: what a stage that reads only these depends on."""
-        return fingerprint(**{name: getattr(self, name).model_dump(mode="json") for name in sections})
+        return fingerprint(**self.model_dump(mode="json", include=set(sections)))
+
+
+def _first_repeated(values: Iterable[Any]) -> Any:
+    seen = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)
 
 
 def load_application(name_or_path: str) -> Application:

@@ -106,6 +106,11 @@ def file_uri(directory_uri: str, entry: FileEntry) -> str:
     return entry.path if "://" in entry.path else storage.join(directory_uri, entry.path)
 
 
+def files_of(manifest: Manifest, definition: str = "") -> list[FileEntry]:
+    """The files of one task definition, in a folder of its name; the first definition's lie outside of any."""
+    return [entry for entry in manifest.files if entry.path.rpartition("/")[0] == definition]
+
+
 def verify_files(directory_uri: str, manifest: Manifest) -> None:
     """Check every file's size and SHA-256.
 

@@ -19,13 +19,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from limaml import storage
-from limaml.config import Application, Feature, parse_application
+from limaml.config import Application, Definition, Feature, parse_application
 from limaml.data.batches import TaskBatch
 from limaml.errors import ConfigError, DataError
 from limaml.learning.adaptation import embed
 from limaml.learning.encoders import FeatureStatistics
 from limaml.learning.network import Network, NetworkSpec
-from limaml.learning.rows import rows_of
+from limaml.learning.rows import Rows, rows_of
 from limaml.manifest import read_manifest, verify_files
 
 Algorithm = Literal["limaml", "vanilla"]
@@ -36,7 +36,7 @@ _WEIGHTS: dict[str, str] = {"limaml": "theta.safetensors", "vanilla": "vanilla.s
 _DESCRIPTION = "model.json"
 _DEFAULT_EMBEDDING = "default_embedding"
 # What a model needs to know of its application: others may change their fields without making it unreadable.
-_SECTIONS = {"name", "title", "task", "features", "network", "training", "embeddings"}
+_SECTIONS = {"name", "title", "task", "also", "features", "network", "training", "embeddings"}
 
 
 def network_spec(application: Application) -> NetworkSpec:
@@ -64,12 +64,27 @@ def network_spec(application: Application) -> NetworkSpec:
         shrinkage=training.shrinkage,
         bias_step=training.bias_step,
         bias_ridge=training.bias_ridge,
+        also_columns=_also_columns(application),
     )
+
+
+def _also_columns(application: Application) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """For each further task definition, the places of its features among all numeric and all categorical ones."""
+
+    def places(definition: Definition, kind: str) -> tuple[int, ...]:
+        listed = [feature for feature in application.features.all if feature.kind == kind]
+        own = application.meta_features(definition)
+        return tuple(place for place, feature in enumerate(listed) if feature in own)
+
+    return tuple((places(each, "numeric"), places(each, "categorical")) for each in application.also)
 
 
 @dataclass(frozen=True)
 class Model:
-    """One trained network with what surrounds it; every method takes raw feature arrays (`limaml.data.features`)."""
+    """One trained network with what surrounds it; every method takes raw feature arrays (`limaml.data.features`).
+
+    A row is scored by the embeddings of all K task definitions, side by side: K·W columns, W of each.
+    """
 
     version: str
     digest: str
@@ -80,44 +95,68 @@ class Model:
 
     @property
     def embedding_width(self) -> int:
-        """W: the embedding's width, with the adapted bias where there is one."""
+        """W: the width of a task's embedding, with the adapted bias where there is one."""
         return self.network.width
+
+    @property
+    def definitions(self) -> int:
+        """K: how many task definitions there are."""
+        return self.network.definitions
 
     @cached_property
     def device(self) -> torch.device:
         """Where the network lies."""
         return next(self.network.parameters()).device
 
-    def embed(self, batch: TaskBatch, steps: int | None = None, pooling: str | None = None) -> Floats:
+    def embed(
+        self, batch: TaskBatch, steps: int | None = None, pooling: str | None = None, definition: int = 0
+    ) -> Floats:
         """[T, W] float32 meta embeddings from the batch's support rows (Alg. 2b).
 
-        `steps` and `pooling` default to the application's. Every task must have at least one support row.
+        `steps` and `pooling` default to the application's. Every task must have at least one support row. `definition`
+        is the number of the task definition that the batch is grouped by.
         """
         support = rows_of(batch, self.device)
         if (batch.support < batch.lengths).any():
             support = support.where(torch.as_tensor(~batch.is_query).to(self.device))
         options = self.application.embeddings
         steps = options.finetune_steps if steps is None else steps
-        return _numpy(embed(self.network, support, steps, pooling or options.pooling))
+        return _numpy(embed(self.network, support, steps, pooling or options.pooling, definition))
 
     @torch.no_grad()
-    def zero_shot(self, meta_numeric: Floats, meta_category: Codes) -> Floats:
-        """[R, W] float32: the un-adapted meta block on live meta features [R, Mn], [R, Mc]."""
-        x_RM = self.network.meta_encoder(*self._tensors(meta_numeric, meta_category))
-        return _numpy(self.network.meta_block(x_RM))
+    def zero_shot(
+        self,
+        meta_numeric: Floats,
+        meta_category: Codes,
+        other_numeric: Floats | None = None,
+        other_category: Codes | None = None,
+    ) -> Floats:
+        """[R, K·W] float32: the un-adapted meta blocks on live meta features [R, Mn], [R, Mc].
+
+        Further task definitions need the other features as well.
+        """
+        empty = (len(meta_numeric), 0)
+        other_numeric = np.empty(empty, np.float32) if other_numeric is None else other_numeric
+        other_category = np.empty(empty, np.int64) if other_category is None else other_category
+        meta, other = self._tensors(meta_numeric, meta_category), self._tensors(other_numeric, other_category)
+        label_R = meta[0].new_zeros(len(meta_numeric))
+        rows = Rows(*meta, *other, label_R, label_R.long(), 1)
+        return _numpy(torch.cat(self.network.unadapted(rows), 1))
 
     @torch.no_grad()
     def score(self, embedding: Floats, other_numeric: Floats, other_category: Codes) -> Floats:
-        """[R] float32 probabilities from embeddings [R, W] and the other features [R, On], [R, Oc]."""
+        """[R] float32 probabilities from embeddings [R, K·W] and the other features [R, On], [R, Oc]."""
         z_RO = self.network.other_encoder(*self._tensors(other_numeric, other_category))
-        embedding_RW = torch.as_tensor(embedding, dtype=torch.float32).to(self.device)
+        embeddings = torch.as_tensor(embedding, dtype=torch.float32).to(self.device).split(self.network.width, 1)
+        embedding_RW = self.network.beside(embeddings)
         return _numpy(torch.sigmoid(self.network.global_block(z_RO, embedding_RW)))
 
     def predict_unadapted(
         self, meta_numeric: Floats, meta_category: Codes, other_numeric: Floats, other_category: Codes
     ) -> Floats:
         """[R] float32 probabilities of the network without any adaptation: how the vanilla baseline scores."""
-        return self.score(self.zero_shot(meta_numeric, meta_category), other_numeric, other_category)
+        embedding = self.zero_shot(meta_numeric, meta_category, other_numeric, other_category)
+        return self.score(embedding, other_numeric, other_category)
 
     def _tensors(self, numeric: Floats, category: Codes) -> tuple[Tensor, Tensor]:
         return (
@@ -145,20 +184,20 @@ def save_model(
     (directory / _DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
     for algorithm, network in networks.items():
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        tensors[_DEFAULT_EMBEDDING] = _default_embedding(network)
+        tensors[_DEFAULT_EMBEDDING] = _default_embedding(network, meta, other)
         # Through bytes: on a full disk safetensors' own file writer raises no OSError.
         (directory / _WEIGHTS[algorithm]).write_bytes(save(tensors))
 
 
 @torch.no_grad()
-def _default_embedding(network: Network) -> Tensor:
-    """The un-adapted embedding of a member of whom nothing is known: every meta feature null."""
+def _default_embedding(network: Network, meta: FeatureStatistics, other: FeatureStatistics) -> Tensor:
+    """[K·W] the un-adapted embeddings of a member of whom nothing is known: every feature null."""
     network = copy.deepcopy(network).to("cpu")
-    encoder = network.meta_encoder
-    numeric = torch.full((1, len(encoder.mean)), torch.nan)
-    category = torch.zeros((1, len(encoder.tables)), dtype=torch.int64)
-    x_1M = encoder(numeric, category)
-    return network.meta_block(x_1M)[0].contiguous()
+    numeric = [torch.full((1, len(statistics.mean)), torch.nan) for statistics in (meta, other)]
+    category = [torch.zeros((1, len(statistics.vocabulary)), dtype=torch.int64) for statistics in (meta, other)]
+    task_R = torch.zeros(1, dtype=torch.int64)
+    rows = Rows(numeric[0], category[0], numeric[1], category[1], torch.zeros(1), task_R, 1)
+    return torch.cat(network.unadapted(rows), 1)[0].contiguous()
 
 
 def load_model(
@@ -196,6 +235,7 @@ def schema_changes(trained: Application, wanted: Application) -> list[str]:
     def names(application: Application) -> dict[str, Any]:
         return {
             "task.keys": list(application.task.keys),
+            "also": [(each.name, list(each.keys), list(each.meta)) for each in application.also],
             "features.meta": [(f.name, f.kind) for f in application.features.meta],
             "features.other": [(f.name, f.kind) for f in application.features.other],
         }

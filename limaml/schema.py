@@ -26,6 +26,7 @@ META_NUMERIC = "meta_numeric"
 META_CATEGORY = "meta_category"
 OTHER_NUMERIC = "other_numeric"
 OTHER_CATEGORY = "other_category"
+ALSO = "also"
 
 # Embeddings.
 EMBEDDING = "embedding"
@@ -35,11 +36,14 @@ NEWEST_EVENT_TIME = "newest_event_time"
 SAMPLES = "samples"
 
 
-def task_set_schema(meta_numeric: int, meta_category: int, other_numeric: int, other_category: int) -> pa.Schema:
+def task_set_schema(
+    meta_numeric: int, meta_category: int, other_numeric: int, other_category: int, also: int = 0
+) -> pa.Schema:
     """Columns of a task set's rows; a shard holds each list as one value of bytes (`limaml.data.shards`).
 
     Numeric features are one fixed-size list of float32 per row (NaN for null); categorical features one fixed-size list
     of int64 codes (a stable 63-bit hash of the value's text; 0 for null). Both follow the order of the configuration.
+    `also` are the row's tasks in the definitions after the first one (`limaml.data.task_ids.task_codes`).
     A width of 0 leaves its column out: Parquet can't read back lists of no items.
     """
     lists = [
@@ -47,6 +51,7 @@ def task_set_schema(meta_numeric: int, meta_category: int, other_numeric: int, o
         (META_CATEGORY, pa.int64(), meta_category),
         (OTHER_NUMERIC, pa.float32(), other_numeric),
         (OTHER_CATEGORY, pa.int64(), other_category),
+        (ALSO, pa.int64(), also),
     ]
     return pa.schema(
         [
@@ -81,6 +86,17 @@ def task_id(*values: object) -> str:
     '42|digest'
     """
     return "|".join(str(value).replace("\\", "\\\\").replace("|", "\\|") for value in values)
+
+
+def stored_id(definition: str, task: str) -> str:
+    """The key of a task's embedding: its canonical text, behind the definition's name unless it is the first.
+
+    A canonical text has no single backslash before a colon, so keys of different definitions never meet.
+
+    >>> stored_id("member_type", "42|digest")
+    'member_type\\\\:42|digest'
+    """
+    return f"{definition}\\:{task}" if definition else task
 
 
 def split_task_id(text: str) -> list[str]:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from limaml.config import Windows
 from limaml.errors import ConfigError
 
+TRAIN = "train"
+
 
 class Window(BaseModel):
     """Logical days `[start, end)` of an application whose days start `utc_offset_hours` before UTC's."""
@@ -84,7 +86,7 @@ def training_splits(windows: Windows, as_of: date) -> dict[str, TaskSplit]:
         return Window(start=start, end=end, utc_offset_hours=windows.utc_offset_hours)
 
     return {
-        "train": TaskSplit(name="train", window=window(train, validation)),
+        TRAIN: TaskSplit(name=TRAIN, window=window(train, validation)),
         "validation": TaskSplit(name="validation", window=window(max(train, middle - lookback), test), boundary=middle),
         "test": TaskSplit(name="test", window=window(test - lookback, as_of), boundary=test),
     }

@@ -58,18 +58,26 @@ def compare_with_store(model: Model, sample: TaskBatch, reader: Reader, steps: i
 
 
 def scores_as_served(model: Model, batch: TaskBatch, reader: Reader) -> Floats:
-    """[R] scores with the stored embeddings; zero-shot where there is none, as a request is answered."""
+    """[R] scores with the stored embeddings; zero-shot where there is none, as a request is answered.
+
+    The store is asked for the first definition's tasks only: of any others, a row keeps the un-adapted embedding.
+    """
     records = reader.get(batch.task_ids)
     task = batch.task_of_row
-    embedding = model.zero_shot(batch.meta_numeric, batch.meta_category)
-    embedding = np.where(records.found[task, None], records.embedding[task], embedding)
-    return model.score(embedding, batch.other_numeric, batch.other_category)
+    other = (batch.other_numeric, batch.other_category)
+    embedding = model.zero_shot(batch.meta_numeric, batch.meta_category, *other)
+    own = embedding[:, : model.embedding_width]
+    own[:] = np.where(records.found[task, None], records.embedding[task], own)
+    return model.score(embedding, *other)
 
 
 def scores_at_training(model: Model, batch: TaskBatch, steps: int, pooling: str) -> Floats:
     """[R] scores of the reference's tasks, each adapted on all its rows as a refresh would have."""
     adapted = _embed(model, replace(batch, support=batch.lengths), steps, pooling)
-    return model.score(adapted[batch.task_of_row], batch.other_numeric, batch.other_category)
+    other = (batch.other_numeric, batch.other_category)
+    embedding = model.zero_shot(batch.meta_numeric, batch.meta_category, *other)
+    embedding[:, : model.embedding_width] = adapted[batch.task_of_row]
+    return model.score(embedding, *other)
 
 
 def _embed(model: Model, batch: TaskBatch, steps: int, pooling: str) -> Floats:

@@ -130,4 +130,5 @@ def _needed(application: Application) -> set[str]:
     made = {aggregate.name for aggregate in application.data.source.aggregates}
     keys = {key for aggregate in application.data.source.aggregates for key in aggregate.keys}
     features = {feature.name for feature in application.features.all} - made
-    return keys | features | set(application.task.keys) | {application.data.member_column, application.data.item_column}
+    roles = {*application.key_columns, application.data.member_column, application.data.item_column}
+    return keys | features | roles

@@ -115,7 +115,7 @@ def _beside(table: "pa.Table", scores: "pa.Table", application: "Application") -
     """The answers with what names each candidate: task keys and item."""
     import pyarrow as pa
 
-    names = dict.fromkeys([*application.task.keys, application.data.item_column])
+    names = dict.fromkeys([*application.key_columns, application.data.item_column])
     named = {name: table[name] for name in names if name in table.column_names}
     return pa.table({**named, **{name: scores[name] for name in scores.column_names}})
 

@@ -4,7 +4,7 @@ Shapes: T tasks, R rows of all tasks together, Mn/Mc numeric/categorical meta fe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ class TaskBatch:
         meta_category: [R, Mc] int64 codes, 0 for null.
         other_numeric: [R, On] float32, NaN for null.
         other_category: [R, Oc] int64 codes, 0 for null.
+        also: [R, A] int64; each row's task in the A definitions after the first (`limaml.data.task_ids.task_codes`).
     """
 
     task_ids: list[str]
@@ -39,6 +40,11 @@ class TaskBatch:
     meta_category: npt.NDArray[np.int64]
     other_numeric: npt.NDArray[np.float32]
     other_category: npt.NDArray[np.int64]
+    also: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
+
+    def __post_init__(self) -> None:
+        if not self.also.size:
+            object.__setattr__(self, "also", np.empty((self.rows, 0), np.int64))
 
     @property
     def tasks(self) -> int:
@@ -81,15 +87,19 @@ class TaskBatch:
         chosen = chosen[self.support[chosen] > 0]
         return self._gather(chosen, self.support[chosen], self.support[chosen], share=True)
 
-    def split_before_random_day(self, generator: np.random.Generator, utc_offset_hours: int) -> "TaskBatch":
+    def split_before_random_day(
+        self, generator: np.random.Generator, utc_offset_hours: int, together: bool = False
+    ) -> "TaskBatch":
         """The same rows with another boundary: what a daily refresh would have seen of each task on some day.
 
         A row of each task is drawn, the later of two, since a refresh looks back on more than an average day of a
         window does. Rows before the start of its logical day are support, that day's and later ones are query. A task
-        whose first day is drawn has no support, as a new member has none.
+        whose first day is drawn has no support, as a new member has none. `together` takes one task's day for all.
         """
         share = generator.random((2, self.tasks)).max(axis=0)
         drawn = self.offsets[:-1] + (share * self.lengths).astype(np.int64)
+        if together:
+            drawn = np.full(self.tasks, drawn[generator.integers(self.tasks)])
         offset = utc_offset_hours * 3_600_000_000
         start = (self.event_time[drawn] + offset) // DAY_US * DAY_US - offset
         before = self.event_time < np.repeat(start, self.lengths)
@@ -128,7 +138,9 @@ class TaskBatch:
         return TaskBatch(task_ids=[self.task_ids[task] for task in chosen], offsets=offsets, support=support, **rows)
 
 
-_ROW_ARRAYS = ("label", "event_time", "row_id", "meta_numeric", "meta_category", "other_numeric", "other_category")
+_ROW_ARRAYS = (
+    "label", "event_time", "row_id", "meta_numeric", "meta_category", "other_numeric", "other_category", "also",
+)  # fmt: skip
 
 
 def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Reading embedding shards back: the one way for the gate, publishing and monitoring."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 
 from limaml import schema, storage
 from limaml.errors import DataError
-from limaml.manifest import Manifest, file_uri, read_manifest, verify_files
+from limaml.manifest import Manifest, file_uri, files_of, read_manifest, verify_files
 
 
 @dataclass(frozen=True)
 class EmbeddingShard:
-    """One shard: ids ascending as written, vectors [N, W] float32, newest event per task in microseconds, samples."""
+    """One shard: task ids in the order of the keys as written, without their definition's name, vectors [N, W] float32,
+    newest event per task in microseconds, samples.
+    """
 
     task_ids: list[str]
     vectors: npt.NDArray[np.float32]
@@ -45,19 +47,21 @@ class EmbeddingFiles:
 
     @property
     def tasks(self) -> int:
-        """How many tasks have an embedding."""
+        """How many tasks have an embedding, of all task definitions."""
         return self.manifest.counts["tasks"]
 
-    def shards(self) -> Iterator[EmbeddingShard]:
-        """The shards, one in memory at a time."""
-        for entry in self.manifest.files:
+    def shards(self, definition: str = "") -> Iterator[EmbeddingShard]:
+        """The shards of a task definition, one in memory at a time; without a name, of the first."""
+        for entry in files_of(self.manifest, definition):
             fs, path = storage.filesystem(file_uri(self.uri, entry))
             with storage.storage_errors(path, "read"):
-                yield _shard(pq.read_table(path, filesystem=fs), path)
+                shard = _shard(pq.read_table(path, filesystem=fs), path)
+            before = len(schema.stored_id(definition, ""))
+            yield replace(shard, task_ids=[key[before:] for key in shard.task_ids]) if before else shard
 
-    def lookup(self) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
-        """Every vector in memory: task id → row of a [N, W] array. For evaluation, not for serving."""
-        shards = list(self.shards())
+    def lookup(self, definition: str = "") -> tuple[dict[str, int], npt.NDArray[np.float32]]:
+        """A definition's vectors in memory: task id → row of a [N, W] array. For evaluation, not for serving."""
+        shards = list(self.shards(definition))
         ids = [task for shard in shards for task in shard.task_ids]
         vectors = [shard.vectors for shard in shards] or [np.zeros((0, self.width), np.float32)]
         return {task: row for row, task in enumerate(ids)}, np.concatenate(vectors)

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from limaml.config import Task
+from limaml.config import Definition, Task
 from limaml.data.interactions import HASH, key_column, mix
-from limaml.schema import EVENT_TIME, IS_QUERY, LABEL, ROW_ID, TASK_ID, task_id
+from limaml.data.task_ids import task_texts
+from limaml.schema import EVENT_TIME, IS_QUERY, LABEL, ROW_ID, TASK_ID
 
 BUCKET_BYTES = 96 << 20
 # Every bucket is an open file in pass 1.
@@ -97,12 +98,12 @@ class GroupedTasks:
         }
 
 
-def group_bucket(table: pa.Table, task: Task, boundary: int | None, schema: pa.Schema) -> GroupedTasks:
+def group_bucket(table: pa.Table, task: Definition, boundary: int | None, schema: pa.Schema) -> GroupedTasks:
     """Sort a bucket's rows by (task, time), cap each task, and mark its query rows.
 
     Args:
         table: encoded rows of whole tasks, in any order, each column one chunk.
-        task: the cap and the support fraction.
+        task: the cap and, in the first definition, the support fraction.
         boundary: where query rows begin, microseconds since the epoch; None splits by the support fraction.
         schema: of the task set.
     """
@@ -119,7 +120,11 @@ def group_bucket(table: pa.Table, task: Task, boundary: int | None, schema: pa.S
     position = np.arange(len(order)) - np.repeat(starts, counts)
     kept = order[position >= np.repeat(dropped, counts)]
     lengths = counts - dropped
-    support = support_rows(lengths, task.support_fraction) if boundary is None else capped - dropped
+    if boundary is None:
+        assert isinstance(task, Task), "the rows of other definitions' tasks are split by time"
+        support = support_rows(lengths, task.support_fraction)
+    else:
+        support = capped - dropped
     offsets = np.cumsum(lengths) - lengths
     query = np.arange(len(kept)) - np.repeat(offsets, lengths) >= np.repeat(support, lengths)
     task_ids = task_texts([key.take(pa.array(order[starts])) for key in keys])
@@ -158,13 +163,6 @@ def sort_rows(columns: dict[str, pa.Array], keys: list[pa.Array]) -> tuple[Indic
     if tied.any():
         order = _break_ties(columns, order, tied)
     return order, np.flatnonzero(np.concatenate([[True], ~same_task]))
-
-
-def task_texts(keys: list[pa.Array]) -> pa.Array:
-    """The canonical text of each task's key."""
-    if len(keys) == 1 and pa.types.is_integer(keys[0].type):
-        return keys[0].cast(pa.string())
-    return pa.array([task_id(*values) for values in zip(*(key.to_pylist() for key in keys), strict=True)], pa.string())
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

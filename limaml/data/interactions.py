@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limaml import storage
-from limaml.config import Application
+from limaml.config import Application, Definition
 from limaml.data.features import category_codes, encode_features
+from limaml.data.task_ids import task_codes
 from limaml.errors import DataError
 from limaml.manifest import FileEntry, file_uri, verify_file
 from limaml.schema import (
+    ALSO,
     EVENT_TIME,
     LABEL,
     META_CATEGORY,
@@ -46,12 +48,14 @@ class InteractionReader:
     """Streams files as encoded rows of a window; afterwards knows what it has seen.
 
     Attributes:
+        definition: whose keys rows are grouped by; None is the first.
         rows_read: rows of all files.
         oldest, newest: event times seen in any file, inside the window or not; microseconds since the epoch.
     """
 
     application: Application
     window: Window
+    definition: Definition | None = None
     rows_read: int = 0
     oldest: int | None = None
     newest: int | None = None
@@ -80,7 +84,8 @@ class InteractionReader:
 
     def _columns(self, schema: pa.Schema) -> list[str]:
         data = self.application.data
-        needed = [*self.application.task.keys, EVENT_TIME, LABEL, *([data.row_id_column] if data.row_id_column else [])]
+        needed = [*self.application.key_columns, EVENT_TIME, LABEL]
+        needed += [data.row_id_column] if data.row_id_column else []
         needed += [feature.name for feature in self.application.features.all]
         if missing := [name for name in needed if name not in schema.names]:
             raise DataError(f"column {', '.join(missing)} missing; the columns are {', '.join(schema.names)}")
@@ -98,7 +103,8 @@ class InteractionReader:
             if not inside.any():
                 return
             batch, time = batch.filter(pa.array(inside)), time[inside]
-        keys = [task_key(name, batch.column(name)) for name in self.application.task.keys]
+        definition = self.definition or self.application.task
+        keys = [task_key(name, batch.column(name)) for name in definition.keys]
         row_id = self.application.data.row_id_column
         columns: dict[str, pa.Array] = {
             HASH: pa.array(hash_keys(keys)),
@@ -114,6 +120,8 @@ class InteractionReader:
             for name, matrix in zip(names, encode_features(features, batch), strict=True):
                 if matrix.shape[1]:
                     columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+        if also := [task_codes([task_key(n, batch.column(n)) for n in each.keys]) for each in self.application.also]:
+            columns[ALSO] = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(also, 1).reshape(-1)), len(also))
         yield pa.RecordBatch.from_pydict(columns)
 
 

@@ -152,7 +152,7 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
 def required_columns(application: Application) -> list[tuple[str, str]]:
     """(column, role) of every column the application reads; a column may have several roles."""
     data = application.data
-    keys = dict.fromkeys((*application.task.keys, data.member_column, data.item_column))
+    keys = dict.fromkeys((*application.key_columns, data.member_column, data.item_column))
     roles = [(EVENT_TIME, "event time"), (LABEL, "label"), *((key, "key") for key in keys)]
     if data.row_id_column:
         roles.append((data.row_id_column, "row id"))

@@ -44,7 +44,7 @@ def row_rules(application: Application, day: date, utc_offset_hours: int) -> lis
     """The rules of one day's rows, in order of precedence; the last, `duplicate`, is judged over the whole day."""
     data = application.data
     time = quoted(EVENT_TIME)
-    keys = dict.fromkeys((*application.task.keys, data.member_column, data.item_column))
+    keys = dict.fromkeys((*application.key_columns, data.member_column, data.item_column))
     rules = [RowRule(NULL_KEY, key, f"{quoted(key)} IS NULL") for key in keys]
     rules += [
         RowRule(NULL_TIME, EVENT_TIME, f"{time} IS NULL"),

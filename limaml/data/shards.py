@@ -19,6 +19,7 @@ from limaml import storage
 from limaml.data.batches import TaskBatch
 from limaml.errors import DataError
 from limaml.schema import (
+    ALSO,
     EVENT_TIME,
     IS_QUERY,
     LABEL,
@@ -44,6 +45,7 @@ _FEATURES = {
     META_CATEGORY: np.dtype("<i8"),
     OTHER_NUMERIC: np.dtype("<f4"),
     OTHER_CATEGORY: np.dtype("<i8"),
+    ALSO: np.dtype("<i8"),
 }
 
 
@@ -159,7 +161,7 @@ def read_row_group(file: pq.ParquetFile, group: int, widths: dict[str, int], row
         DataError: the file is not of this format.
     """
     names = [TASK_ID, EVENT_TIME, *([ROW_ID] if row_ids else []), LABEL, IS_QUERY]
-    features = [name for name in _FEATURES if widths[name]]
+    features = [name for name in _FEATURES if widths.get(name)]
     stored = file.schema_arrow
     for name in features:
         size = widths[name] * _FEATURES[name].itemsize
@@ -173,7 +175,7 @@ def read_row_group(file: pq.ParquetFile, group: int, widths: dict[str, int], row
     query = columns[IS_QUERY].to_numpy(zero_copy_only=False)
 
     def matrix(name: str) -> np.ndarray:
-        if not widths[name]:
+        if not widths.get(name):
             return np.empty((table.num_rows, 0), _FEATURES[name])
         column = columns[name]
         items = np.frombuffer(column.buffers()[1], _FEATURES[name], offset=column.offset * column.type.byte_width)
@@ -190,6 +192,7 @@ def read_row_group(file: pq.ParquetFile, group: int, widths: dict[str, int], row
         meta_category=matrix(META_CATEGORY),
         other_numeric=matrix(OTHER_NUMERIC),
         other_category=matrix(OTHER_CATEGORY),
+        also=matrix(ALSO),
     )
 
 

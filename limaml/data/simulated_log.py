@@ -104,7 +104,7 @@ def log_format(application: Application) -> LogFormat:
         ConfigError: it asks for a column that no kind has.
     """
     data = application.data
-    wanted = {*application.task.keys, data.member_column, data.item_column}
+    wanted = {*application.key_columns, data.member_column, data.item_column}
     wanted |= {feature.name for feature in application.features.all}
     wanted |= {data.row_id_column} if data.row_id_column else set()
     missing = {form.kind: sorted(wanted - set(form.schema.names)) for form in FORMATS}

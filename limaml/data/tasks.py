@@ -10,23 +10,23 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from limaml.config import Application
+from limaml.config import Application, Definition
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
 from limaml.data.grouping import Buckets, ahead, group_bucket, hash_ranges
 from limaml.data.interactions import InteractionReader, microseconds
 from limaml.data.pieces import Piece, pieces_of_part
 from limaml.data.shards import ShardWriter, open_shard
-from limaml.errors import DataError
-from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest, verify_files
-from limaml.schema import META_CATEGORY, META_NUMERIC, OTHER_CATEGORY, OTHER_NUMERIC, task_set_schema
+from limaml.errors import ConfigError, DataError
+from limaml.manifest import FileEntry, Manifest, file_uri, files_of, read_manifest, verify_files
+from limaml.schema import ALSO, META_CATEGORY, META_NUMERIC, OTHER_CATEGORY, OTHER_NUMERIC, task_set_schema
 from limaml.stage import Stage, entries
-from limaml.windows import TaskSplit, Window
+from limaml.windows import TRAIN, TaskSplit, Window
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +41,12 @@ def feature_widths(application: Application) -> dict[str, int]:
         (META_NUMERIC, META_CATEGORY): application.features.meta,
         (OTHER_NUMERIC, OTHER_CATEGORY): application.features.other,
     }
-    return {
+    widths = {
         name: sum(feature.kind == kind for feature in features)
         for names, features in sides.items()
         for name, kind in zip(names, ("numeric", "categorical"), strict=True)
     }
+    return widths | {ALSO: len(application.also)}
 
 
 def group_tasks(validated: str, output: str, application: Application, split: TaskSplit) -> Manifest:
@@ -54,6 +55,10 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
     Without a boundary a task keeps its most recent `task.max_samples` rows, the oldest `task.support_fraction` of them
     (rounded down, one row always left to query) are support; with one, rows before it are support, capped alike, and
     all rows from it on are query. Memory is bounded by a bucket; see `limaml.data.grouping`.
+
+    With several task definitions the rows are grouped by each of them, one after the other, into a folder of its own,
+    except for training, which forms the others' tasks from the rows of a batch. Where those are not parts of the first
+    definition's tasks, training is split by time as well (`training_boundary`).
 
     Raises:
         DataError: the data failed validation or its window does not cover the split's, a file can't be used, or no row
@@ -65,12 +70,13 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
     if not source.details.get("passed"):
         raise DataError(f"{validated}: the data did not pass validation; see its validation.html, then validate again")
     _check_window(validated, source, split)
+    split = training_boundary(application, split)
     sides = (application.features.meta, application.features.other)
     stage = Stage(
         "task_set",
         output,
         application,
-        ("task",),
+        ("task", "also"),
         {
             "validated": source.digest,
             "split": split.model_dump(mode="json"),
@@ -81,6 +87,23 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
         version=2,
     )
     return stage.run(lambda directory: _build(directory, stage, validated, source, split))
+
+
+def training_boundary(application: Application, split: TaskSplit) -> TaskSplit:
+    """The split, with a boundary where support and query rows can't be told apart task by task.
+
+    A task of another definition has support rows from several of the first one's tasks. Unless it lies within one of
+    them (its keys include the first's), these may be later than a query row, so one instant divides them all: the start
+    of the day that leaves `task.support_fraction` of the days before it.
+    """
+    first = set(application.task.keys)
+    if split.boundary is not None or all(first <= set(each.keys) for each in application.also):
+        return split
+    days = split.window.days
+    if len(days) < 2:
+        raise ConfigError(f"windows.train_days: {len(days)}, but a support and a query window need at least 2")
+    support_days = min(max(round(len(days) * application.task.support_fraction), 1), len(days) - 1)
+    return split.model_copy(update={"boundary": days[support_days]})
 
 
 def _check_window(validated: str, source: Manifest, split: TaskSplit) -> None:
@@ -96,17 +119,33 @@ def _check_window(validated: str, source: Manifest, split: TaskSplit) -> None:
 
 def _build(directory: Path, stage: Stage, validated: str, source: Manifest, split: TaskSplit) -> Manifest:
     application = stage.application
+    counts, files = _group(directory, stage, validated, source, split, application.task)
+    details: dict[str, Any] = {"split": split.model_dump(mode="json"), "widths": feature_widths(application)}
+    if application.also:
+        details[ALSO] = {}
+    for definition in application.also if split.name != TRAIN else ():
+        folder = directory / definition.name
+        folder.mkdir()
+        details[ALSO][definition.name], more = _group(folder, stage, validated, source, split, definition)
+        files |= {f"{definition.name}/{name}": rows for name, rows in more.items()}
+    return stage.manifest(entries(directory, files, "shard=*.parquet"), counts, details)
+
+
+def _group(
+    directory: Path, stage: Stage, validated: str, source: Manifest, split: TaskSplit, definition: Definition
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Write one definition's shards; what the manifest counts, and the rows of each file."""
+    application = stage.application
     widths = feature_widths(application)
     schema = task_set_schema(**widths)
     shards = application.grouping.shards
     rows = sum(entry.rows or 0 for entry in source.files)
-    row_bytes = (
-        48 + 4 * (widths[META_NUMERIC] + widths[OTHER_NUMERIC]) + 8 * (widths[META_CATEGORY] + widths[OTHER_CATEGORY])
-    )
+    row_bytes = 48 + 4 * (widths[META_NUMERIC] + widths[OTHER_NUMERIC])
+    row_bytes += 8 * (widths[META_CATEGORY] + widths[OTHER_CATEGORY] + widths[ALSO])
     scratch = directory / ".buckets"
     scratch.mkdir()
     buckets = Buckets(scratch, shards, hash_ranges(rows, row_bytes, shards, application.grouping.buckets))
-    reader = InteractionReader(application, split.window)
+    reader = InteractionReader(application, split.window, definition)
     scattered = buckets.scatter(ahead(_read(reader, validated, source.files)))
     log.info("task_set: %s of %s rows in %s", f"{scattered:,}", f"{reader.rows_read:,}", split.window.name)
     if not scattered:
@@ -117,7 +156,7 @@ def _build(directory: Path, stage: Stage, validated: str, source: Manifest, spli
         name, counts = f"shard={number:03d}.parquet", Counter[str]()
         with ShardWriter(directory / name, schema) as writer:
             for table in buckets.shard(number):
-                grouped = group_bucket(table, application.task, boundary, schema)
+                grouped = group_bucket(table, definition, boundary, schema)
                 writer.write(grouped.table, grouped.lengths)
                 counts.update(grouped.counts)
         return name, counts
@@ -134,9 +173,7 @@ def _build(directory: Path, stage: Stage, validated: str, source: Manifest, spli
         totals.update(counts)
     shutil.rmtree(scratch)
     log.info("task_set: %s rows dropped by the cap", f"{scattered - totals['rows']:,}")
-    files = entries(directory, {name: counts["rows"] for name, counts in written.items()}, "shard=*.parquet")
-    details = {"split": split.model_dump(mode="json"), "widths": widths}
-    return stage.manifest(files, dict(totals), details)
+    return dict(totals), {name: counts["rows"] for name, counts in written.items()}
 
 
 def _read(reader: InteractionReader, validated: str, files: list[FileEntry]) -> Iterator[pa.RecordBatch]:
@@ -164,12 +201,14 @@ class TaskSet:
     Attributes:
         uri: of the directory.
         manifest: of the whole set.
+        definition: name of the task definition whose tasks these are; empty for the first.
         number: which part this is, of `parts`.
         parts: how many parts there are; 1 is the whole set.
     """
 
     uri: str
     manifest: Manifest
+    definition: str = ""
     number: int = 0
     parts: int = 1
 
@@ -186,6 +225,21 @@ class TaskSet:
             verify_files(uri, manifest)
         return cls(uri, manifest)
 
+    def of(self, definition: str) -> Self:
+        """The same rows grouped by another task definition; an empty name is the first one.
+
+        Raises:
+            DataError: they were not grouped by it.
+        """
+        if definition and definition not in self.manifest.details.get(ALSO, {}):
+            raise DataError(f"{self.uri}: holds no tasks of {definition!r}; group the tasks again")
+        return replace(self, definition=definition)
+
+    @property
+    def further(self) -> list[str]:
+        """Names of the definitions after the first that the rows were grouped by as well."""
+        return list(self.manifest.details.get(ALSO, {}))
+
     def part(self, number: int, parts: int) -> Self:
         """One of `parts` parts: each task is in exactly one of them, and parts have about equally many rows.
 
@@ -197,14 +251,24 @@ class TaskSet:
     def tasks(self) -> int:
         """How many tasks there are; a part reads its task ids to know."""
         if self.parts == 1:
-            return self.manifest.counts["tasks"]
+            return self.counts["tasks"]
         with ExitStack() as stack:
             return sum(piece.count_tasks() for piece in self._pieces(stack))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Tasks, rows, support and query rows of the definition's whole set."""
+        return self.manifest.details[ALSO][self.definition] if self.definition else self.manifest.counts
+
+    @property
+    def files(self) -> list[FileEntry]:
+        """The definition's shards."""
+        return files_of(self.manifest, self.definition)
+
+    @property
     def rows(self) -> int:
         """How many rows the whole set has."""
-        return self.manifest.counts["rows"]
+        return self.counts["rows"]
 
     def batch_count(self, tasks_per_batch: int) -> int:
         """How many batches an epoch has."""
@@ -218,7 +282,7 @@ class TaskSet:
         are not put together: it would save padding, but no batch would look like the data, which costs accuracy.
         Memory is bounded by the pool.
         """
-        if not self.manifest.counts["tasks"]:
+        if not self.counts["tasks"]:
             return
         generator = None if seed is None else np.random.default_rng([seed, epoch, self.number])
         carried: list[TaskBatch] = []
@@ -249,5 +313,5 @@ class TaskSet:
 
     def _pieces(self, stack: ExitStack) -> list[Piece]:
         """What is to be read, in the order of the files, which stay open as long as `stack`."""
-        files = [stack.enter_context(open_shard(file_uri(self.uri, entry))) for entry in self.manifest.files]
+        files = [stack.enter_context(open_shard(file_uri(self.uri, entry))) for entry in self.files]
         return pieces_of_part(files, self.number, self.parts)

@@ -100,7 +100,7 @@ def validate(data: str, output: str, application: Application, window: Window) -
         "validated",
         output,
         application,
-        sections=("task", "data", "features", "validation"),
+        sections=("task", "also", "data", "features", "validation"),
         inputs={
             "data": storage.normalize(data),
             "window": window.model_dump(mode="json"),

@@ -10,6 +10,7 @@ gives their outer gradient, second order included.
 Shapes are those of `limaml.learning.rows`; S rows of the longest task.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,7 +30,7 @@ MetaGradient = Literal["second_order", "first_order", "none"]
 GlobalGradient = Literal["direct", "full"]
 
 
-def task_weight(network: Network, rows: Rows, shrinkage: float | None = None) -> Tensor:
+def task_weight(network: Network, rows: Rows, shrinkage: float | None = None, definition: int = 0) -> Tensor:
     """[T] what a sample weighs in its task's inner loss: 1 / samples, or 1 / (samples + κ) where shrunk.
 
     Eq. (1) of the paper prints the cross-entropy without its minus sign; this is the loss that is minimized.
@@ -39,7 +40,7 @@ def task_weight(network: Network, rows: Rows, shrinkage: float | None = None) ->
     if shrinkage is not None:
         return 1 / (count_T + shrinkage)
     if network.spec.inner_loss == "shrunk":
-        return 1 / (count_T + network.log_shrinkage.exp())
+        return 1 / (count_T + network.shrinkage(definition))
     return 1 / count_T.clamp(min=1)
 
 
@@ -52,8 +53,12 @@ def adapt(
     rate: float | None = None,
     shrinkage: float | None = None,
     by_autograd: bool = False,
+    definition: int | None = None,
 ) -> Shifts:
     """Every task's shifts of the adapted parameters after `steps` SGD steps on its support rows.
+
+    Of several task definitions each is adapted by itself, on its own tasks and beside the un-adapted embeddings of the
+    others: so can its embeddings be generated without knowing theirs.
 
     Args:
         network: the shared parameters to start from.
@@ -65,23 +70,36 @@ def adapt(
             θ_global is adapted itself, it never is one.
         rate, shrinkage: α and κ to use instead of the network's own (to fine-tune a vanilla network, which has none).
         by_autograd: take the general way even where a faster one leads to the same result.
+        definition: adapt this definition alone, whose tasks `support` is made of; without it, all of them.
     """
+    if definition is None and network.definitions > 1:
+        options = (steps, meta_gradient, global_gradient, rate, shrinkage, by_autograd)
+        each = [adapt(network, support.by(number), *options, number) for number in range(network.definitions)]
+        return {name: shift for shifts in each for name, shift in shifts.items()}
     if steps == 0 or len(support.label_R) == 0:
         return {}
-    weight_T = task_weight(network, support, shrinkage)
+    own = definition or 0
+    weight_T = task_weight(network, support, shrinkage, own)
     with torch.set_grad_enabled(meta_gradient != "none"):
-        x_RM, z_RO = network.encode(support)
+        x_RM, z_RO = network.encode(support, own)
+        others = _others(network, support, own)
         if meta_gradient == "first_order":
-            x_RM = x_RM.detach()
-        loop = _Loop(network, support, x_RM, weight_T, steps, rate, meta_gradient)
+            x_RM, others = x_RM.detach(), [e_RW.detach() for e_RW in others]
+        loop = _Loop(network, own, support, x_RM, others, weight_T, steps, rate, meta_gradient)
         direct = global_gradient == "direct" and network.spec.adapted != "network"
         constant = direct or meta_gradient != "second_order"
         linearize = None if by_autograd else _linearized(network, z_RO, constant, steps)
         if linearize is not None and network.spec.adapted == "embedding":
-            return loop.shift_embedding(linearize)
+            return loop.shift_embedding(loop.of_own(linearize))
         if linearize is not None and type(network.meta_block) is MetaBlock and network.spec.adapted == "meta_block":
             return loop.shift_meta_block(linearize)
         return loop.by_autograd(z_RO, constant)
+
+
+def _others(network: Network, rows: Rows, own: int) -> list[Tensor]:
+    """The other definitions' un-adapted embeddings, in their order."""
+    numbers = [number for number in range(network.definitions) if number != own]
+    return [network.block(number)(network.encode_meta(rows, number)) for number in numbers]
 
 
 def _linearized(network: Network, z_RO: Tensor, constant: bool, steps: int) -> Linearized | None:
@@ -96,8 +114,10 @@ def _linearized(network: Network, z_RO: Tensor, constant: bool, steps: int) -> L
 @dataclass(frozen=True)
 class _Loop:
     network: Network
+    own: int
     support: Rows
     x_RM: Tensor
+    others: list[Tensor]
     weight_T: Tensor
     steps: int
     fixed_rate: float | None
@@ -110,13 +130,28 @@ class _Loop:
         """Where inner gradients are computed: without a graph unless the outer gradient passes through them."""
         return nullcontext() if self.meta_gradient == "second_order" else torch.no_grad()
 
+    def beside_others(self, embedding_RW: Tensor) -> Tensor:
+        """What the global block reads: the adapted definition's embedding beside the others' un-adapted ones."""
+        return self.network.beside([*self.others[: self.own], embedding_RW, *self.others[self.own :]])
+
+    def of_own(self, linearize: Linearized) -> Linearized:
+        """Logit and gradient as functions of the adapted definition's embedding alone."""
+        if not self.others:
+            return linearize
+
+        def of_own(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
+            logit_R, slope_RW = linearize(self.beside_others(embedding_RW))
+            return logit_R, self.network.own(slope_RW, self.own)
+
+        return of_own
+
     def shift_embedding(self, linearize: Linearized) -> Shifts:
-        support, name = self.support, self.network.output_shift
+        support, name = self.support, self.network.output_shift_of(self.own)
         rate = self.rate(name)
         step_TW = self.weight_T[:, None] * rate
         newton = self.network.spec.newton_bias and self.fixed_rate is None
         with self.inner_gradient():
-            base_RW = self.network.meta_block(self.x_RM)
+            base_RW = self.network.block(self.own)(self.x_RM)
         shift_TW = None
         for _ in range(self.steps):
             with self.inner_gradient():
@@ -145,7 +180,7 @@ class _Loop:
         A member's base rate is the one thing a handful of samples can tell, and this is the best guess at it: a
         logistic regression on nothing but an intercept, with the network's logit as offset.
         """
-        ridge = self.network.log_ridge.exp()
+        ridge = self.network.ridge(self.own)
         step_TW = -self.weight_T[:, None] * rate * gradient_TW
         newton_T = -(gradient_TW[:, -1] + ridge * bias_T) / (curvature_T + ridge)
         if isinstance(rate, Tensor) and rate.dim():
@@ -182,7 +217,7 @@ class _Loop:
 
     def by_autograd(self, z_RO: Tensor, constant: bool) -> Shifts:
         network, support, second = self.network, self.support, self.meta_gradient == "second_order"
-        parameters = network.adapted_parameters()
+        parameters, meta_block = network.adapted_parameters(self.own), network.block_name(self.own)
         shifts = {name: p.new_zeros(support.tasks, *p.shape) for name, p in parameters.items()}
         block = network.global_block
         held = {name: p.detach() if constant else p for name, p in block.named_parameters()}
@@ -190,13 +225,14 @@ class _Loop:
             z_RO = z_RO.detach()
         newton = network.spec.newton_bias and self.fixed_rate is None
         # What a transformer reads in the samples is added to a shift, not corrected by it.
-        history = None if network.spec.adapted == "embedding" else network.history(support)
+        history = None if network.spec.adapted == "embedding" else network.history(support, self.own)
         for _ in range(self.steps):
             with torch.enable_grad():
                 point = {n: s if second and s.requires_grad else s.detach().requires_grad_() for n, s in shifts.items()}
-                embedding_RW = network.meta_block(self.x_RM, below(point, "meta_block"), support, history)
+                embedding_RW = network.block(self.own)(self.x_RM, below(point, meta_block), support, history)
                 of_global = below(point, "global_block")
-                arguments = (z_RO, embedding_RW, of_global, support) if of_global else (z_RO, embedding_RW)
+                read_RW = self.beside_others(embedding_RW)
+                arguments = (z_RO, read_RW, of_global, support) if of_global else (z_RO, read_RW)
                 logit_R = functional_call(block, held, arguments)
                 loss_R = F.binary_cross_entropy_with_logits(logit_R, support.label_R, reduction="none")
                 loss = (support.sum_by_task(loss_R) * self.weight_T).sum()
@@ -211,7 +247,7 @@ class _Loop:
             if newton:
                 (name, gradient_TW), rate = (
                     (*point, gradients[0] / self.weight_T[:, None]),
-                    self.rate(network.output_shift),
+                    self.rate(network.output_shift_of(self.own)),
                 )
                 moved = {name: self._with_newton_bias(gradient_TW, curvature_T, shifts[name][:, -1], rate)}
             shifts = {name: (point if second else shifts)[name] + moved[name] for name in point}
@@ -290,23 +326,23 @@ class _Layer:
         return [(weight, self.weight_TUI), (bias, self.bias_TU)]
 
 
-def embed(network: Network, support: Rows, steps: int, pooling: str = "latest") -> Tensor:
+def embed(network: Network, support: Rows, steps: int, pooling: str = "latest", definition: int = 0) -> Tensor:
     """[T, W] meta embeddings (Alg. 2b): adapt on the support rows, then run them through the adapted meta block.
 
+    `support` is made of tasks of the n-th definition, whose embeddings these are.
     `latest` keeps the most recent row's output; `mean` and `max` pool over the rows; `cosine` averages them weighted by
     their cosine similarity to the latest (negative similarities count as 0). Every task needs at least one row.
     """
-    shifts = below(adapt(network, support, steps), "meta_block")
+    shifts = below(adapt(network, support, steps, definition=definition), network.block_name(definition))
+    block = network.block(definition)
     assert bool((support.count_T > 0).all()), "a task without samples has no embedding of its own"
     with torch.no_grad():
         if pooling == "latest":
             newest = support.newest()
-            x_TM = network.meta_encoder(newest.meta_numeric, newest.meta_category)
-            return network.meta_block(x_TM, shifts, newest, network.history(support))
+            return block(network.encode_meta(newest, definition), shifts, newest, network.history(support, definition))
         # Rows of their own, so that a transformer lets each of them look back on all samples.
-        embedding_RW = network.meta_block(
-            network.encode(support)[0], shifts, replace(support), network.history(support)
-        )
+        x_RM = network.encode_meta(support, definition)
+        embedding_RW = block(x_RM, shifts, replace(support), network.history(support, definition))
         latest_TW = embedding_RW[support.count_T.cumsum(0) - 1]
         if pooling == "max":
             index = support.task_R[:, None].expand_as(embedding_RW)
@@ -317,8 +353,18 @@ def embed(network: Network, support: Rows, steps: int, pooling: str = "latest") 
         return support.sum_by_task(weight_R[:, None] * embedding_RW) / support.sum_by_task(weight_R)[:, None]
 
 
-def served_logit(network: Network, support: Rows, query: Rows, steps: int, pooling: str = "latest") -> Tensor:
+def served_logit(
+    network: Network,
+    support: Rows,
+    query: Rows,
+    steps: int,
+    pooling: str = "latest",
+    stored: Sequence[tuple[Tensor, Tensor]] = (),
+) -> Tensor:
     """[R] logits of query rows as they would be served: the global block on each task's stored embedding.
+
+    Of the definitions after the first, a batch need not hold whole tasks: `stored` gives, for each of them, the place
+    [R] of a query row's embedding in [N, W], or −1 where its task has none.
 
     A task without support rows has none, and gets the un-adapted meta block on the query row's own meta features. A
     network whose every weight is adapted has no embedding to store: its query rows meet the adapted network itself.
@@ -331,10 +377,11 @@ def served_logit(network: Network, support: Rows, query: Rows, steps: int, pooli
     number_T = has_T.cumsum(0) - 1
     kept = replace(support, task_R=number_T[support.task_R], tasks=int(has_T.sum()))
     with torch.no_grad():
-        x_RM, z_RO = network.encode(query)
-        embedding_RW = network.meta_block(x_RM)
+        z_RO, embeddings = network.encode_other(query), network.unadapted(query)
         if kept.tasks:
-            stored_TW = embed(network, kept, steps, pooling)
+            own_TW = embed(network, kept, steps, pooling)
             row_R = has_T[query.task_R]
-            embedding_RW[row_R] = stored_TW[number_T[query.task_R[row_R]]]
-        return network.global_block(z_RO, embedding_RW)
+            embeddings[0][row_R] = own_TW[number_T[query.task_R[row_R]]]
+        for embedding_RW, (place_R, stored_NW) in zip(embeddings[1:], stored, strict=True):
+            embedding_RW[place_R >= 0] = stored_NW[place_R[place_R >= 0]]
+        return network.global_block(z_RO, network.beside(embeddings))

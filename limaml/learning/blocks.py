@@ -48,7 +48,8 @@ class MetaBlock(nn.Module):
 class GlobalBlock(nn.Module):
     """[R, O] and [R, W] → [R] logits: an MLP over features, embedding and their product, plus the adapted bias.
 
-    The bias passes a gate that reads the other features: where they already know how often a member responds (a past
+    Of several task definitions the embeddings lie side by side, then their biases: `width` of them all, and `biases`.
+    A bias passes a gate that reads the other features: where they already know how often a member responds (a past
     rate, a count), less of a base rate is left to adapt.
 
     Any module called alike can take its place; one that has no `linearized` is differentiated by autograd, and where
@@ -63,14 +64,14 @@ class GlobalBlock(nn.Module):
         width: int,
         hidden: tuple[int, ...],
         item_product: bool,
-        adapted_bias: bool,
+        biases: int,
         bias_gate: bool,
         dropout: float,
     ) -> None:
         super().__init__()
         self.width = width
-        self.adapted_bias = adapted_bias
-        self.gate = nn.Linear(inputs, 1) if adapted_bias and bias_gate else None
+        self.biases = biases
+        self.gate = nn.Linear(inputs, biases) if biases and bias_gate else None
         if self.gate is not None:
             # Wide open at first: softplus(0.5413) = 1.
             nn.init.zeros_(self.gate.weight)
@@ -88,11 +89,10 @@ class GlobalBlock(nn.Module):
         shifts = shifts or {}
         e_RD = embedding_RW[:, : self.width]
         parts = [z_RO, e_RD]
-        logit_R = embedding_RW.new_zeros(len(embedding_RW))
-        if self.adapted_bias:
-            logit_R = embedding_RW[:, -1]
+        bias_RB = embedding_RW[:, self.width :]
         if self.gate is not None:
-            logit_R = logit_R * F.softplus(linear(self.gate, z_RO, shifts, "gate", rows)).squeeze(1)
+            bias_RB = bias_RB * F.softplus(linear(self.gate, z_RO, shifts, "gate", rows))
+        logit_R = bias_RB.sum(1)
         if self.item is not None:
             product_RD = e_RD * linear(self.item, z_RO, shifts, "item", rows)
             parts.append(product_RD)
@@ -124,7 +124,7 @@ class GlobalBlock(nn.Module):
             return F.linear(z_RO, weight_z, bias), v_RD
 
         chunks = of(z_RO).split(CHUNK_ROWS)
-        open_R1 = (
+        open_RB = (
             None if self.gate is None else F.softplus(F.linear(of(z_RO), of(self.gate.weight), of(self.gate.bias)))
         )
         kept = [before(z_RO) for z_RO in chunks] if steps > 1 else None
@@ -140,11 +140,11 @@ class GlobalBlock(nn.Module):
             e_RD = embedding_RW[:, : self.width]
             parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(CHUNK_ROWS))]
             logit_R, gradient_RW = (torch.cat(part) for part in zip(*parts, strict=True))
-            if self.adapted_bias:
-                bias_R1 = embedding_RW[:, -1:].detach() if constant else embedding_RW[:, -1:]
-                slope_R1 = torch.ones_like(bias_R1) if open_R1 is None else open_R1
-                logit_R = logit_R + (bias_R1 * slope_R1).squeeze(1)
-                gradient_RW = torch.cat([gradient_RW, slope_R1], 1)
+            if self.biases:
+                bias_RB = embedding_RW[:, self.width :].detach() if constant else embedding_RW[:, self.width :]
+                slope_RB = torch.ones_like(bias_RB) if open_RB is None else open_RB
+                logit_R = logit_R + (bias_RB * slope_RB).sum(1)
+                gradient_RW = torch.cat([gradient_RW, slope_RB], 1)
             return along(logit_R, gradient_RW, embedding_RW) if constant else logit_R, gradient_RW
 
         return linearize

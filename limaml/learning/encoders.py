@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,15 @@ class FeatureStatistics:
     scale: list[float]
     nullable: list[bool]
     vocabulary: list[list[int]]
+
+    def beside(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        """These features, then the other ones."""
+        return FeatureStatistics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def of(self, numeric: Sequence[int], category: Sequence[int]) -> "FeatureStatistics":
+        """Those of some features, numeric and categorical ones by their places."""
+        numbers = [[values[place] for place in numeric] for values in (self.log, self.mean, self.scale, self.nullable)]
+        return FeatureStatistics(*numbers, [self.vocabulary[place] for place in category])  # type: ignore[arg-type]
 
 
 def fit_statistics(

@@ -4,6 +4,7 @@ Shapes are those of `limaml.learning.rows`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,9 @@ class NetworkSpec:
     shrinkage: float
     bias_step: Literal["gradient", "newton"]
     bias_ridge: float
+    # What the meta block of each further task definition reads: places of numeric and of categorical features among the
+    # meta features followed by the others.
+    also_columns: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
     @property
     def newton_bias(self) -> bool:
@@ -46,26 +50,30 @@ class NetworkSpec:
 
 
 class Network(nn.Module):
-    """Encoders, meta block, global block and what the inner loop learns about itself (step sizes, shrinkage)."""
+    """Encoders, meta block, global block and what the inner loop learns about itself (step sizes, shrinkage).
+
+    Every task definition after the first has an encoder and a meta block of its own, among `also_…`.
+    """
 
     def __init__(self, spec: NetworkSpec, meta: FeatureStatistics, other: FeatureStatistics) -> None:
         super().__init__()
         self.spec = spec
+        self.definitions = 1 + len(spec.also_columns)
         self.meta_encoder = FeatureEncoder(meta, spec.meta_category_widths)
         self.other_encoder = FeatureEncoder(other, spec.other_category_widths)
         self.width = spec.embedding_width + int(spec.adapted_bias)
         others = self.other_encoder.width
-        self.meta_block: MetaBlock
-        if spec.meta_block == "transformer":
-            self.meta_block = TransformerBlock(self.meta_encoder.width, others, spec.meta_hidden, self.width)
-        else:
-            self.meta_block = MetaBlock(self.meta_encoder.width, spec.meta_hidden, self.width)
+        self.meta_block = self._meta_block(self.meta_encoder)
+        both, widths = meta.beside(other), (*spec.meta_category_widths, *spec.other_category_widths)
+        also = [FeatureEncoder(both.of(n, c), [widths[place] for place in c]) for n, c in spec.also_columns]
+        self.also_encoders = nn.ModuleList(also)
+        self.also_blocks = nn.ModuleList(self._meta_block(encoder) for encoder in also)
         self.global_block = GlobalBlock(
             others,
-            spec.embedding_width,
+            self.definitions * spec.embedding_width,
             spec.global_hidden,
             spec.item_product,
-            spec.adapted_bias,
+            self.definitions * int(spec.adapted_bias),
             spec.bias_gate,
             spec.dropout,
         )
@@ -81,45 +89,121 @@ class Network(nn.Module):
         )
         if spec.newton_bias and learned:
             with torch.no_grad():
-                self.log_rate[self.output_shift.replace(".", "_")][-1] = 0.0
-        self.log_ridge = nn.Parameter(torch.tensor(math.log(spec.bias_ridge)), requires_grad=spec.newton_bias)
-        self.log_shrinkage = nn.Parameter(
-            torch.tensor(math.log(spec.shrinkage)), requires_grad=spec.inner_loss == "shrunk"
-        )
+                for rate in self.log_rate.values():
+                    rate[-1] = 0.0
+        # One of each for every definition.
+        shape = (self.definitions,) if self.definitions > 1 else ()
+        ridge, shrinkage = (torch.full(shape, math.log(start)) for start in (spec.bias_ridge, spec.shrinkage))
+        self.log_ridge = nn.Parameter(ridge, requires_grad=spec.newton_bias)
+        self.log_shrinkage = nn.Parameter(shrinkage, requires_grad=spec.inner_loss == "shrunk")
 
-    def adapted_parameters(self) -> dict[str, nn.Parameter]:
-        """What the inner loop shifts: the meta block's output bias, the meta block, or both blocks."""
+    def _meta_block(self, encoder: FeatureEncoder) -> MetaBlock:
+        hidden = self.spec.meta_hidden
+        if self.spec.meta_block == "transformer":
+            return TransformerBlock(encoder.width, self.other_encoder.width, hidden, self.width)
+        return MetaBlock(encoder.width, hidden, self.width)
+
+    def adapted_parameters(self, definition: int | None = None) -> dict[str, nn.Parameter]:
+        """What the inner loop shifts: the meta block's output bias, the meta block, or both blocks; of all definitions,
+        or of one.
+        """
         if self.spec.adapted == "embedding":
-            return {self.output_shift: self.get_parameter(self.output_shift)}
+            chosen = range(self.definitions) if definition is None else (definition,)
+            names = [self.output_shift_of(definition) for definition in chosen]
+            return {name: self.get_parameter(name) for name in names}
         blocks = ("meta_block",) if self.spec.adapted == "meta_block" else ("meta_block", "global_block")
         return {f"{block}.{n}": p for block in blocks for n, p in self.get_submodule(block).named_parameters()}
 
     @property
     def output_shift(self) -> str:
         """Name of the meta block's last bias, whose shift is a shift of the embedding."""
-        return f"meta_block.layers.{len(self.spec.meta_hidden)}.bias"
+        return self.output_shift_of(0)
+
+    def output_shift_of(self, definition: int) -> str:
+        """Name of the last bias of a definition's meta block."""
+        return f"{self.block_name(definition)}.layers.{len(self.spec.meta_hidden)}.bias"
+
+    def block_name(self, definition: int) -> str:
+        """Name of a definition's meta block."""
+        return f"also_blocks.{definition - 1}" if definition else "meta_block"
+
+    def block(self, definition: int) -> MetaBlock:
+        """A definition's meta block."""
+        return self.also_blocks[definition - 1] if definition else self.meta_block  # type: ignore[return-value]
+
+    def shrinkage(self, definition: int = 0) -> Tensor:
+        """κ of a definition's inner loss."""
+        return self.log_shrinkage.reshape(-1)[definition].exp()
+
+    def ridge(self, definition: int = 0) -> Tensor:
+        """λ of the Newton steps of a definition's bias."""
+        return self.log_ridge.reshape(-1)[definition].exp()
 
     def rate(self, name: str) -> Tensor:
         """The task learning rate α of an adapted parameter: per coordinate where learned, one number where fixed."""
         return self.log_rate[name.replace(".", "_")].exp()
 
-    def encode(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Encoded meta [R, M] and other [R, O] features."""
-        return (
-            self.meta_encoder(rows.meta_numeric, rows.meta_category),
-            self.other_encoder(rows.other_numeric, rows.other_category),
+    def encode(self, rows: Rows, definition: int = 0) -> tuple[Tensor, Tensor]:
+        """Encoded meta [R, M] features of a definition, and other [R, O] features."""
+        return self.encode_meta(rows, definition), self.encode_other(rows)
+
+    def encode_meta(self, rows: Rows, definition: int = 0) -> Tensor:
+        """[R, M] what a definition's meta block reads."""
+        if definition == 0:
+            return self.meta_encoder(rows.meta_numeric, rows.meta_category)
+        numeric, category = (list(places) for places in self.spec.also_columns[definition - 1])
+        return self.also_encoders[definition - 1](
+            torch.cat([rows.meta_numeric, rows.other_numeric], 1)[:, numeric],
+            torch.cat([rows.meta_category, rows.other_category], 1)[:, category],
         )
 
-    def history(self, support: Rows) -> History | None:
-        """What a transformer meta block may look back on; an MLP looks at nothing."""
-        return History(*self.encode(support), support) if self.spec.meta_block == "transformer" else None
+    def encode_other(self, rows: Rows) -> Tensor:
+        """[R, O] what the global block reads beside embeddings."""
+        return self.other_encoder(rows.other_numeric, rows.other_category)
+
+    def unadapted(self, rows: Rows) -> list[Tensor]:
+        """[R, W] un-adapted embeddings of every definition."""
+        return [self.block(each)(self.encode_meta(rows, each)) for each in range(self.definitions)]
+
+    def beside(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """The [R, W] embeddings of all definitions as the global block reads them: side by side, then the biases."""
+        if len(embeddings) == 1:
+            return embeddings[0]
+        own = self.spec.embedding_width
+        return torch.cat([e_RW[:, :own] for e_RW in embeddings] + [e_RW[:, own:] for e_RW in embeddings], 1)
+
+    def own(self, beside: Tensor, definition: int) -> Tensor:
+        """A definition's [R, W] columns of what `beside` makes."""
+        if self.definitions == 1:
+            return beside
+        width = self.spec.embedding_width
+        e_RD, bias_RB = beside[:, : self.definitions * width], beside[:, self.definitions * width :]
+        biases = self.width - width
+        first, last = definition, definition + 1
+        return torch.cat([e_RD[:, first * width : last * width], bias_RB[:, first * biases : last * biases]], 1)
+
+    def history(self, support: Rows, definition: int = 0) -> History | None:
+        """What a definition's transformer may look back on, given rows of its tasks; an MLP looks at nothing."""
+        return History(*self.encode(support, definition), support) if self.spec.meta_block == "transformer" else None
 
     def forward(self, rows: Rows, shifts: Shifts | None = None, support: Rows | None = None) -> Tensor:
         """[R] logits, un-adapted or with each task's `shifts`; a transformer looks back on `support`, where given."""
         x_RM, z_RO = self.encode(rows)
         history = None if support is None else self.history(support)
-        embedding_RW = self.meta_block(x_RM, below(shifts, "meta_block"), rows, history)
+        embeddings = [self.meta_block(x_RM, below(shifts, "meta_block"), rows, history)]
+        for each in range(1, self.definitions):
+            embeddings.append(self._further(rows, each, below(shifts, self.block_name(each)), support))
+        embedding_RW = self.beside(embeddings)
         of_global = below(shifts, "global_block")
         if not of_global:
             return self.global_block(z_RO, embedding_RW)
         return self.global_block(z_RO, embedding_RW, of_global, rows)
+
+    def _further(self, rows: Rows, definition: int, shifts: Shifts, support: Rows | None) -> Tensor:
+        """[R, W] embeddings of a further definition, made in the order of its tasks."""
+        history = None if support is None else self.history(support.by(definition), definition)
+        if not shifts and history is None:
+            return self.block(definition)(self.encode_meta(rows, definition))
+        ordered = rows.by(definition)
+        embedding_RW = self.block(definition)(self.encode_meta(ordered, definition), shifts, ordered, history)
+        return embedding_RW[torch.argsort(rows.order_by(definition))]

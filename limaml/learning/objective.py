@@ -1,5 +1,7 @@
 """What the outer loop minimizes: LiMAML's query loss after adaptation, and the vanilla loss on the same batches."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,8 +39,17 @@ def limaml_loss(
 
 
 def drop_support(support: Rows, share: float, generator: torch.Generator) -> Rows:
-    """Empty the support sets of a random share of tasks, as cold members have them."""
+    """Empty the support sets of a random share of tasks, as cold members have them.
+
+    Of those of each further task definition, the same share is emptied beside them.
+    """
     if share == 0:
         return support
-    keep_T = torch.rand(support.tasks, generator=generator) >= share
-    return support.where(keep_T.to(support.task_R.device)[support.task_R])
+
+    def keep_R(task_R: Tensor, tasks: int) -> Tensor:
+        keep_T = torch.rand(tasks, generator=generator) >= share
+        return keep_T.to(task_R.device)[task_R]
+
+    kept = support.where(keep_R(support.task_R, support.tasks))
+    also = zip(kept.also_R, kept.also_tasks, strict=True)
+    return replace(kept, also_R=tuple(torch.where(keep_R(task_R, tasks), task_R, -1) for task_R, tasks in also))

@@ -4,9 +4,10 @@ Shapes, here and in all of `limaml.learning`: T tasks · R rows of all tasks · 
 features · D embedding width · W = D plus the adapted bias where there is one · H hidden.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,11 @@ class Rows:
         label_R: [R] float, 0 or 1.
         task_R: [R] int64, each row's task in `range(tasks)`; non-decreasing.
         tasks: T; a task may own no row.
+        also_R: for each further task definition, [R] int64 each row's task in `range(also_tasks[…])`; −1 leaves a
+            support row out of that definition's inner loop.
+        also_tasks: how many tasks of each further definition there are.
+        time_R: [R] int64 event times, by which rows are ordered inside the tasks of a further definition; empty where
+            there is none.
     """
 
     meta_numeric: Tensor
@@ -34,6 +40,23 @@ class Rows:
     label_R: Tensor
     task_R: Tensor
     tasks: int
+    also_R: tuple[Tensor, ...] = ()
+    also_tasks: tuple[int, ...] = ()
+    time_R: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def by(self, definition: int) -> "Rows":
+        """The rows as tasks of the n-th definition, in the order of `order_by`; of the first they are tasks already."""
+        if definition == 0:
+            return self
+        rows = self._at(self.order_by(definition))
+        return replace(rows, task_R=rows.also_R[definition - 1], tasks=rows.also_tasks[definition - 1])
+
+    def order_by(self, definition: int) -> Tensor:
+        """[R'] rows that take part in a further definition, task by task and chronological inside."""
+        task_R = self.also_R[definition - 1]
+        order = torch.argsort(self.time_R, stable=True)
+        order = order[torch.argsort(task_R[order], stable=True)]
+        return order[task_R[order] >= 0]
 
     def where(self, keep_R: Tensor) -> "Rows":
         """The rows a boolean mask keeps; tasks keep their numbers."""
@@ -57,6 +80,9 @@ class Rows:
             self.label_R[index],
             self.task_R[index],
             self.tasks,
+            tuple(task_R[index] for task_R in self.also_R),
+            self.also_tasks,
+            self.time_R[index] if len(self.time_R) else self.time_R,
         )
 
     def sum_by_task(self, value: Tensor) -> Tensor:
@@ -110,6 +136,7 @@ def rows_of(batch: TaskBatch, device: torch.device | str = "cpu", dtype: torch.d
     def floating(array: object) -> Tensor:
         return torch.as_tensor(array).to(device=device, dtype=dtype)
 
+    also = [np.unique(batch.also[:, column], return_inverse=True) for column in range(batch.also.shape[1])]
     return Rows(
         floating(batch.meta_numeric),
         torch.as_tensor(batch.meta_category).to(device),
@@ -118,6 +145,9 @@ def rows_of(batch: TaskBatch, device: torch.device | str = "cpu", dtype: torch.d
         floating(batch.label),
         torch.as_tensor(batch.task_of_row).to(device),
         batch.tasks,
+        tuple(torch.as_tensor(numbers).to(device) for _, numbers in also),
+        tuple(len(codes) for codes, _ in also),
+        torch.as_tensor(batch.event_time[: batch.rows if also else 0]).to(device),
     )
 
 

@@ -28,7 +28,16 @@ from limaml.learning.buffers import keep_freed_memory
 from limaml.learning.precision import fast_products
 from limaml.manifest import FileEntry, Manifest, file_uri
 from limaml.model import Model, load_model
-from limaml.schema import AS_OF, EMBEDDING, MODEL_VERSION, NEWEST_EVENT_TIME, SAMPLES, TASK_ID, embedding_schema
+from limaml.schema import (
+    AS_OF,
+    EMBEDDING,
+    MODEL_VERSION,
+    NEWEST_EVENT_TIME,
+    SAMPLES,
+    TASK_ID,
+    embedding_schema,
+    stored_id,
+)
 from limaml.stage import Stage, entries
 from limaml.windows import day_start
 
@@ -46,7 +55,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def generate_embeddings(model: str, tasks: str, output: str, application: Application, as_of: date) -> Manifest:
-    """Generate the embeddings of all tasks that have a support row.
+    """Generate the embeddings of all tasks that have a support row, of every task definition.
 
     Args:
         model: URI of a trained model.
@@ -80,9 +89,12 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
     def build(directory: Path) -> Manifest:
         keep_freed_memory()
         with progress() as bar:
-            bar.add_task("embeddings, rows", total=task_set.manifest.counts["support_rows"], note="")
-            for entry in task_set.manifest.files:
-                _write_shard(directory, entry, task_set, network, application, as_of, bar)
+            for number, name in enumerate(application.definition_names):
+                tasks = task_set.of(name)
+                bar.add_task(" ".join(["embeddings, rows", name]), total=tasks.counts["support_rows"], note="")
+                (directory / name).mkdir(exist_ok=True)
+                for entry in tasks.files:
+                    _write_shard(directory, entry, tasks, number, network, application, as_of, bar)
         return _manifest(directory, stage, task_set, network, model, as_of)
 
     return stage.run(build, resumable=True)
@@ -90,19 +102,19 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
 
 def _manifest(directory: Path, stage: Stage, task_set: TaskSet, network: Model, model: str, as_of: date) -> Manifest:
     tasks, rows, newest = {}, 0, 0
-    for path in sorted(directory.glob("shard=*.parquet")):
+    for path in sorted(directory.rglob("shard=*.parquet")):
         with pq.ParquetFile(path) as file:
             table = file.read(columns=[SAMPLES, NEWEST_EVENT_TIME])
-        tasks[path.name] = len(table)
+        tasks[str(path.relative_to(directory))] = len(table)
         rows += int(table[SAMPLES].to_numpy().sum())
         newest = max(newest, int(table[NEWEST_EVENT_TIME].cast(pa.int64()).to_numpy().max(initial=0)))
-    embedded = sum(tasks.values())
+    embedded, all_tasks = sum(tasks.values()), sum(task_set.of(name).tasks for name in ("", *task_set.further))
     if not embedded:
-        raise DataError(f"{task_set.uri}: none of its {task_set.tasks} tasks has a support row before {as_of}")
+        raise DataError(f"{task_set.uri}: none of its {all_tasks} tasks has a support row before {as_of}")
     options = stage.application.embeddings
     return stage.manifest(
         entries(directory, tasks, "shard=*.parquet"),
-        {"tasks": embedded, "rows": rows, "tasks_without_support": task_set.tasks - embedded},
+        {"tasks": embedded, "rows": rows, "tasks_without_support": all_tasks - embedded},
         {
             "model_version": network.version,
             "model_uri": storage.normalize(model),
@@ -120,27 +132,28 @@ def _write_shard(
     directory: Path,
     entry: FileEntry,
     task_set: TaskSet,
+    definition: int,
     network: Model,
     application: Application,
     as_of: date,
     bar: Progress,
 ) -> None:
     """One output file, under a dot name until it is whole; nothing where an earlier run finished it."""
-    name = Path(entry.path).name
-    if (directory / name).exists():
-        log.info("embeddings: %s kept from an earlier run", name)
+    done = directory / entry.path
+    if done.exists():
+        log.info("embeddings: %s kept from an earlier run", entry.path)
         return
     cutoff = day_start(as_of, application.windows.utc_offset_hours)
     with open_shard(file_uri(task_set.uri, entry)) as file:
         widths, size = task_set.manifest.details["widths"], application.embeddings.tasks_per_batch
         batches = support_batches(file, widths, size, ROWS_PER_BATCH)
-        parts = list(_embedded(batches, network, application, cutoff, bar))
+        parts = list(_embedded(batches, definition, network, application, cutoff, bar))
     width = network.embedding_width
     columns = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _nothing(width)
     ids, vectors, newest, samples = columns
     schema = embedding_schema(width)
     values = {
-        TASK_ID: pa.array(ids, pa.string()),
+        TASK_ID: pa.array([stored_id(task_set.definition, task) for task in ids], pa.string()),
         EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
         MODEL_VERSION: pa.repeat(network.version, len(ids)),
         AS_OF: pa.repeat(pa.scalar(cutoff, schema.field(AS_OF).type), len(ids)),
@@ -148,16 +161,21 @@ def _write_shard(
         SAMPLES: pa.array(samples, pa.int32()),
     }
     table = pa.Table.from_arrays([values[field.name] for field in schema], schema=schema)
-    making = directory / f".{name}"
+    making = done.with_name(f".{done.name}")
     # By UTF-8 bytes: the order stores keep their keys in.
     pq.write_table(table.sort_by(TASK_ID), making, row_group_size=ROW_GROUP_ROWS, compression="zstd", **_ENCODING)
     with making.open("rb") as stream:
         os.fsync(stream.fileno())
-    making.rename(directory / name)
+    making.rename(done)
 
 
 def _embedded(
-    batches: Iterator[TaskBatch], network: Model, application: Application, cutoff: datetime, bar: Progress
+    batches: Iterator[TaskBatch],
+    definition: int,
+    network: Model,
+    application: Application,
+    cutoff: datetime,
+    bar: Progress,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Per batch: task ids [T], embeddings [T, W], newest event times [T] in microseconds, samples [T]."""
     options = application.embeddings
@@ -168,7 +186,7 @@ def _embedded(
         # Where lengths differ, so do the shapes of batches, and each new shape costs the faster products a new kernel.
         same_length = int(support.lengths.min()) == int(support.lengths.max())
         with fast_products(network.device) if same_length else nullcontext():
-            vectors = network.embed(support, options.finetune_steps, options.pooling)
+            vectors = network.embed(support, options.finetune_steps, options.pooling, definition)
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             raise DataError(

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from limaml.config import Application, Feature
+from limaml.config import Application, Definition, Feature
+from limaml.data import task_ids as ids
 from limaml.data.features import encode_features
-from limaml.data.grouping import task_texts
 from limaml.data.interactions import task_key
 from limaml.errors import DataError
 
@@ -28,28 +28,23 @@ def distinct_tasks(keys: Sequence[str], table: pa.Table) -> tuple[list[str], npt
             f"the columns are {', '.join(table.column_names)}"
         )
     columns = [task_key(name, table[name].combine_chunks()) for name in keys]
-    task_of_row = np.zeros(len(table), np.int64)
-    for column in columns:
-        codes = column.dictionary_encode()
-        pairs = task_of_row * max(len(codes.dictionary), 1) + codes.indices.to_numpy()
-        task_of_row = np.unique(pairs, return_inverse=True)[1]
-    first = np.unique(task_of_row, return_index=True)[1]
-    return task_texts([column.take(pa.array(first)) for column in columns]).to_pylist(), task_of_row
+    first, task_of_row = ids.distinct_tasks(columns)
+    return ids.task_texts([column.take(pa.array(first)) for column in columns]).to_pylist(), task_of_row
 
 
-def _informative(application: Application) -> list[str]:
-    """Meta features beyond the task's own key, which every request has; where there are none, all of them."""
-    names = [feature.name for feature in application.features.meta]
-    return [name for name in names if name not in application.task.keys] or names
+def _informative(application: Application, definition: Definition) -> list[str]:
+    """Meta features beyond the definition's own key, which every request has; where there are none, all of them."""
+    names = [feature.name for feature in application.meta_features(definition)]
+    return [name for name in names if name not in definition.keys] or names
 
 
 def has_meta(application: Application, table: pa.Table) -> bool:
-    """Whether the request brings meta features: all or none of them.
+    """Whether the request brings the first definition's meta features: all or none of them.
 
     Raises:
         DataError: some are there and some are not.
     """
-    names = _informative(application)
+    names = _informative(application, application.task)
     missing = [name for name in names if name not in table.column_names]
     if missing and len(missing) < len(names):
         raise DataError(
@@ -60,12 +55,15 @@ def has_meta(application: Application, table: pa.Table) -> bool:
 
 
 def describes(
-    application: Application, numeric: npt.NDArray[np.float32], category: npt.NDArray[np.int64]
+    application: Application, definition: Definition, numeric: npt.NDArray[np.float32], category: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
-    """[R] whether a row's encoded meta features say anything: one known value is enough."""
-    names = _informative(application)
+    """[R] whether a row's encoded features say anything to a definition's meta block: one known value is enough.
+
+    `numeric` and `category` hold all features, those of the meta side first.
+    """
+    names = _informative(application, definition)
     kinds = ("numeric", "categorical")
-    used = {kind: [f.name in names for f in application.features.meta if f.kind == kind] for kind in kinds}
+    used = {kind: [f.name in names for f in application.features.all if f.kind == kind] for kind in kinds}
     known = ~np.isnan(numeric[:, used["numeric"]]).all(axis=1)
     return known | (category[:, used["categorical"]] != 0).any(axis=1)
 
@@ -82,3 +80,10 @@ def encode(features: Sequence[Feature], table: pa.Table) -> tuple[npt.NDArray[np
         name = [feature.name for feature in features if feature.kind == "numeric"][position]
         raise DataError(f"column {name}, row {row}: the value is infinite in float32; send null for an unknown value")
     return numeric, category
+
+
+def nulls(application: Application, rows: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Meta features of `rows` rows of which none is known."""
+    numeric = sum(feature.kind == "numeric" for feature in application.features.meta)
+    categorical = len(application.features.meta) - numeric
+    return np.full((rows, numeric), np.nan, np.float32), np.zeros((rows, categorical), np.int64)

@@ -2,7 +2,9 @@
 
 Every answer says why it is what it is. A task without an embedding is scored by the un-adapted meta block; a read that
 failed is an error, and never passes for such a task.
-Shapes: R rows, one (task, item) candidate each; U distinct tasks; W width of an embedding.
+Of several task definitions, each has an embedding of its own for a row; one that has none does not spoil the others.
+
+Shapes: R rows, one (task, item) candidate each; K task definitions; W width of an embedding.
 """
 
 import logging
@@ -19,6 +21,7 @@ from limaml.errors import DataError, IntegrityError, StoreError
 from limaml.model import Model, load_model
 from limaml.online import requests
 from limaml.online.store import Reader, Release, Store, open_store
+from limaml.schema import stored_id
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,8 @@ class Scores:
 
     Attributes:
         probability: [R] float32.
-        reason: [R] reason codes.
-        age_seconds: [R] float64, `now` minus the cutoff of the embedding's events; NaN where none was used.
+        reason: [R] reason codes; of several task definitions, the one that knew least.
+        age_seconds: [R] float64, `now` minus the cutoff of the embeddings' events; NaN where none was used.
         model_version, generation, as_of: what answered; the baseline has neither generation nor date.
     """
 
@@ -105,8 +108,8 @@ class Scorer:
         """Score candidates.
 
         Args:
-            table: R rows with the task's key columns, the other features and, unless every task is known, the meta
-                features: all or none of them.
+            table: R rows with the key columns of every task definition, the other features and, unless every task is
+                known, the meta features: all or none of them.
             now: when the answer is given; by default, the current time.
 
         Raises:
@@ -116,20 +119,19 @@ class Scorer:
         pinned, application = self._pinned, self._application
         has_meta = requests.has_meta(application, table)
         other = requests.encode(application.features.other, table)
-        task_ids, task_of_row = requests.distinct_tasks(application.task.keys, table)
-        records = pinned.reader.get(task_ids)
-        found = records.found[task_of_row]
-        embedding = records.embedding[task_of_row]
-        cold = np.flatnonzero(~found)
-        embedding[cold], has_features = _unadapted(pinned.model, application, table, cold, has_meta)
+        found, embedding = _stored(pinned.reader, application, table)
+        cold = np.flatnonzero(~found.all(axis=1))
+        unadapted, has_features = _unadapted(pinned.model, application, table, cold, has_meta, other)
+        missing = ~found[cold]
+        embedding[cold] = np.where(missing[:, :, None], unadapted, embedding[cold])
         age = ((now or datetime.now(UTC)) - pinned.release.cutoff).total_seconds()
-        reason = np.where(found, FRESH if age <= application.monitoring.maximum_age_hours * 3600 else STALE, "")
-        reason = reason.astype("<U9")
-        reason[cold] = np.where(has_features, ZERO_SHOT, DEFAULT)
+        known = FRESH if age <= application.monitoring.maximum_age_hours * 3600 else STALE
+        reason = np.full(len(table), known, dtype="<U9")
+        reason[cold] = np.where((missing & ~has_features).any(axis=1), DEFAULT, ZERO_SHOT)
         return Scores(
-            probability=_finite(pinned.model.score(embedding, *other)),
+            probability=_finite(pinned.model.score(_joined(embedding), *other)),
             reason=reason,
-            age_seconds=np.where(found, age, np.nan),
+            age_seconds=np.where(found.any(axis=1), age, np.nan),
             model_version=pinned.release.model_version,
             generation=pinned.release.generation,
             as_of=pinned.release.as_of,
@@ -162,9 +164,9 @@ class BaselineScorer:
         rows = np.arange(len(table))
         has_meta = requests.has_meta(self._application, table)
         other = requests.encode(self._application.features.other, table)
-        embedding, _ = _unadapted(self._model, self._application, table, rows, has_meta)
+        embedding, _ = _unadapted(self._model, self._application, table, rows, has_meta, other)
         return Scores(
-            probability=_finite(self._model.score(embedding, *other)),
+            probability=_finite(self._model.score(_joined(embedding), *other)),
             reason=np.full(len(rows), VANILLA),
             age_seconds=np.full(len(rows), np.nan),
             model_version=self._model.version,
@@ -204,16 +206,40 @@ def _pin(store: Store, application: Application, before: _Pinned | None) -> _Pin
     return _Pinned(release, model, reader)
 
 
+def _stored(
+    reader: Reader, application: Application, table: pa.Table
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """[R, K] whether the store holds the embedding of a row's task in each definition, and [R, K, W] those it holds."""
+    found, embeddings = [], []
+    for name, definition in zip(application.definition_names, application.definitions, strict=True):
+        task_ids, task_of_row = requests.distinct_tasks(definition.keys, table)
+        records = reader.get([stored_id(name, task) for task in task_ids])
+        found.append(records.found[task_of_row])
+        embeddings.append(records.embedding[task_of_row])
+    return np.stack(found, axis=1), np.stack(embeddings, axis=1)
+
+
 def _unadapted(
-    model: Model, application: Application, table: pa.Table, rows: npt.NDArray[np.int64], has_meta: bool
+    model: Model,
+    application: Application,
+    table: pa.Table,
+    rows: npt.NDArray[np.int64],
+    has_meta: bool,
+    other: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Embeddings [N, W] of N rows without adaptation, and [N] whether a row had any meta feature to make it from."""
-    embedding = np.tile(model.default_embedding, (len(rows), 1))
-    has_features = np.zeros(len(rows), dtype=bool)
-    if has_meta and len(rows):
-        numeric, category = requests.encode(application.features.meta, table.take(pa.array(rows)))
-        has_features = requests.describes(application, numeric, category)
-        embedding[has_features] = model.zero_shot(numeric[has_features], category[has_features])
+    """Embeddings [N, K, W] of N rows without adaptation, and [N, K] whether a row had any feature to make it from."""
+    shape = (len(rows), model.definitions, model.embedding_width)
+    embedding = np.tile(model.default_embedding, (len(rows), 1)).reshape(shape)
+    has_features = np.zeros(shape[:2], dtype=bool)
+    if not len(rows) or not (has_meta or application.also):
+        return embedding, has_features
+    asked = table.take(pa.array(rows))
+    meta = requests.encode(application.features.meta, asked) if has_meta else requests.nulls(application, len(rows))
+    other = (other[0][rows], other[1][rows])
+    features = (np.concatenate([meta[0], other[0]], axis=1), np.concatenate([meta[1], other[1]], axis=1))
+    known = [requests.describes(application, each, *features) for each in application.definitions]
+    has_features = np.stack(known, axis=1)
+    embedding[has_features] = model.zero_shot(*meta, *other).reshape(shape)[has_features]
     return embedding, has_features
 
 
@@ -222,3 +248,9 @@ def _finite(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         row = int(np.flatnonzero(~np.isfinite(probability))[0])
         raise DataError(f"row {row}: the model's score is not a number; its features are far outside the training data")
     return probability
+
+
+def _joined(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """[R, K·W] of [R, K, W]."""
+    rows, definitions, width = embedding.shape
+    return embedding.reshape(rows, definitions * width)

@@ -3,7 +3,7 @@
 A scorer is one algorithm, bound to its model: a function of a batch of whole tasks. LiMAML is scored as it would be
 served: the global block on the *generated* embeddings, rounded as the store rounds them, the un-adapted meta block for
 tasks without one. A champion is scored alike, on embeddings of its own. The two controls are favoured: they keep live
-meta features, and their strength is chosen on validation.
+meta features, and their strength is chosen on validation. Of several task definitions, they adapt to the first one's.
 """
 
 import itertools
@@ -26,6 +26,7 @@ from limaml.learning.baselines import task_intercept
 from limaml.learning.rows import Rows, support_and_query
 from limaml.model import Model
 from limaml.training.metrics import auc
+from limaml.training.stored import Stored, embed_further, for_rows
 from limaml.training.truth import Truth
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,11 @@ class Scene:
         return self.batch.meta_numeric[self.is_query], self.batch.meta_category[self.is_query]
 
     @cached_property
+    def also(self) -> npt.NDArray[np.int64]:
+        """[Q, A] codes of the query rows' tasks in the definitions after the first."""
+        return self.batch.also[self.is_query]
+
+    @cached_property
     def other(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The other features of the query rows: [Q, On] and [Q, Oc]."""
         return self.batch.other_numeric[self.is_query], self.batch.other_category[self.is_query]
@@ -126,26 +132,38 @@ def with_intercept(model: Model, tuned: Tuned) -> Scorer:
 def served(model: Model, embeddings: EmbeddingFiles, store_dtype: str) -> Scorer:
     """LiMAML on generated embeddings, in the precision of the store; un-adapted for tasks without one."""
     place, vectors = embeddings.lookup()
-    vectors = vectors.astype(store_dtype).astype(np.float32)
+    vectors = _rounded(vectors, store_dtype)
+    lookups = [embeddings.lookup(each.name) for each in model.application.also]
+    further = [Stored.of(list(places), stored) for places, stored in lookups]
 
     def score(scene: Scene) -> npt.NDArray[np.float32]:
-        stored = model.zero_shot(*scene.meta)
+        stored = model.zero_shot(*scene.meta, *scene.other)
+        blocks = np.split(stored, model.definitions, axis=1)
         row = np.array([place.get(task, -1) for task in scene.batch.task_ids], dtype=np.int64)[scene.task_of_query]
-        stored[row >= 0] = vectors[row[row >= 0]]
+        blocks[0][row >= 0] = vectors[row[row >= 0]]
+        for block, each, code in zip(blocks[1:], further, scene.also.T, strict=True):
+            row = each.place(code)
+            block[row >= 0] = _rounded(each.vector[row[row >= 0]], store_dtype)
         return model.score(stored, *scene.other)
 
     return score
 
 
-def served_alive(model: Model) -> Scorer:
+def served_alive(model: Model, test: TaskSet | None = None) -> Scorer:
     """Adapted on the support rows on the spot: a champion beside its challenger, or entire-network MAML.
 
-    The latter has no embedding of a fixed size, so it can't be generated ahead; it is what LiMAML is measured by.
+    The latter has no embedding of a fixed size, so it can't be generated ahead; it is what LiMAML is measured by. Of
+    the definitions after the first, the tasks are those of the whole test set, which only they need.
     """
-    options = model.application.embeddings
+    options = (model.application.embeddings.finetune_steps, model.application.embeddings.pooling)
+    further = [] if test is None else embed_further(model.network, test, *options)
     return lambda scene: _probability(
-        served_logit(model.network, *scene.sides, options.finetune_steps, options.pooling)
+        served_logit(model.network, *scene.sides, *options, for_rows(further, scene.also))
     )
+
+
+def _rounded(vectors: npt.NDArray[np.float32], store_dtype: str) -> npt.NDArray[np.float32]:
+    return vectors.astype(store_dtype).astype(np.float32)
 
 
 def truth_scorer(truth: Truth) -> Scorer:
@@ -201,7 +219,7 @@ def score_test(
     scorers = baselines(vanilla, tuned, limaml.application.embeddings.finetune_steps)
     scorers |= {LIMAML: served(limaml, embeddings, store_dtype), LIMAML_UNADAPTED: unadapted(limaml)}
     if champion is not None:
-        scorers[CHAMPION] = served_alive(champion)
+        scorers[CHAMPION] = served_alive(champion, test)
     if truth is not None:
         scorers[BEST_POSSIBLE] = truth_scorer(truth)
     return score_rows(test, scorers)
@@ -239,7 +257,7 @@ def tune_controls(vanilla: Model, validation: TaskSet, steps: int) -> Tuned:
 
 
 def _finetuned(model: Model, support: Rows, query: Rows, steps: int, rate: float, shrinkage: float) -> torch.Tensor:
-    weights = adapt(model.network, support, steps, rate=rate, shrinkage=shrinkage)
+    weights = adapt(model.network, support, steps, rate=rate, shrinkage=shrinkage, definition=0)
     with torch.no_grad():
         return model.network(query, weights)
 

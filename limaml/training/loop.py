@@ -37,6 +37,7 @@ from limaml.training.checkpoints import (
 )
 from limaml.training.distributed import ALONE, Processes, Shares
 from limaml.training.metrics import auc
+from limaml.training.stored import embed_further, for_rows
 from limaml.windows import TaskSplit
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def fit(
     shares = Shares.of(train, settings.tasks_per_batch, processes)
     run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes)
     if settings.support_split == "random_day":
-        run.utc_offset_hours = TaskSplit.model_validate(train.manifest.details["split"]).window.utc_offset_hours
+        run.split = TaskSplit.model_validate(train.manifest.details["split"])
     keep_freed_memory()
     with progress() as bar:
         task = bar.add_task(f"train {algorithm}", total=run.total_steps, completed=run.step, note="")
@@ -115,7 +116,7 @@ class _Run:
         shares: Shares,
         processes: Processes,
     ) -> None:
-        self.utc_offset_hours = 0
+        self.split: TaskSplit | None = None
         self.network, self.settings = network, settings
         self.algorithm: Algorithm = algorithm
         self.checkpoint, self.shares, self.processes = checkpoint, shares, processes
@@ -185,7 +186,10 @@ class _Run:
         torch.manual_seed(hash(position if self.processes.first else (*position, self.processes.rank)))
         if batch is not None and settings.support_split == "random_day":
             generator = np.random.default_rng([*position, self.processes.rank])
-            batch = batch.split_before_random_day(generator, self.utc_offset_hours)
+            assert self.split is not None, "a run that draws days knows when they start"
+            # Where tasks can't be split apart (`limaml.data.tasks.training_boundary`), a drawn day divides them all.
+            offset, together = self.split.window.utc_offset_hours, self.split.boundary is not None
+            batch = batch.split_before_random_day(generator, offset, together)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._share_of_loss(batch)
@@ -286,6 +290,8 @@ def validation_auc(
     """
     network.eval()
     device = next(network.parameters()).device
+    options = (embeddings.finetune_steps, embeddings.pooling)
+    further = [] if algorithm == "vanilla" else embed_further(network, validation, *options)
     labels, scores = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     for batch in validation.batches(512):
         support, query = support_and_query(batch, device)
@@ -293,7 +299,8 @@ def validation_auc(
             with torch.no_grad():
                 logit_R = network(query)
         else:
-            logit_R = served_logit(network, support, query, embeddings.finetune_steps, embeddings.pooling)
+            stored = for_rows(further, batch.also[batch.is_query], device)
+            logit_R = served_logit(network, support, query, *options, stored)
         scores.append(logit_R.cpu().numpy())
         labels.append(query.label_R.cpu().numpy())
     label, score = (processes.gather(np.concatenate(parts)) for parts in (labels, scores))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECTIONS = ("task", "features", "network", "training", "embeddings")
+SECTIONS = ("task", "also", "features", "network", "training", "embeddings")
 ALGORITHMS: tuple[Algorithm, ...] = ("vanilla", "limaml")
 PAGE = "training.html"
 _TRAIN = b"train"
