@@ -85,5 +85,6 @@ def _of(application: Application, keys: tuple[str, ...], meta: set[str]) -> Appl
         features: list[Feature] = [f for f in application.features.all if (f.name in meta) == belongs]
         return [feature.model_dump(mode="json") for feature in features]
 
-    other = changed(application, task={"keys": list(keys)}, features={"meta": side(True), "other": side(False)})
+    alone = application.model_copy(update={"also": ()})
+    other = changed(alone, task={"keys": list(keys)}, features={"meta": side(True), "other": side(False)})
     return other.model_copy(update={"name": f"{application.name}__by_{'_'.join(keys)}".lower()})

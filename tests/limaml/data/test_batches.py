@@ -105,3 +105,20 @@ def test_a_random_day_splits_each_task_at_a_midnight_of_its_own() -> None:
         assert seen[task] == {int((days < d).sum()) for d in days}  # every day of the task is drawn at times
     again = batch.split_before_random_day(np.random.default_rng(7), 8)
     np.testing.assert_array_equal(again.support, batch.split_before_random_day(np.random.default_rng(7), 8).support)
+
+
+def test_one_random_day_may_split_all_tasks() -> None:
+    generator = np.random.default_rng(0)
+    lengths = [5, 7, 30, 1]
+    day_us = 86_400_000_000
+    time = np.concatenate([np.sort(generator.integers(0, 10 * day_us, n)) for n in lengths])
+    batch = replace(make_batch(lengths, [0] * 4), event_time=time)
+    starts = set()
+    for draw in range(200):
+        split = batch.split_before_random_day(np.random.default_rng(draw), 0, together=True)
+        oldest_query = time[split.is_query].min()
+        assert (time[~split.is_query] < oldest_query // day_us * day_us).all(), (
+            "no support row from a query row's day on"
+        )
+        starts.add(int(oldest_query // day_us))
+    assert len(starts) > 5, "days differ"
