@@ -46,7 +46,7 @@ def feature_widths(application: Application) -> dict[str, int]:
         for names, features in sides.items()
         for name, kind in zip(names, ("numeric", "categorical"), strict=True)
     }
-    return widths | {ALSO: len(application.also)}
+    return widths | ({ALSO: len(application.also)} if application.also else {})
 
 
 def group_tasks(validated: str, output: str, application: Application, split: TaskSplit) -> Manifest:
@@ -141,7 +141,7 @@ def _group(
     shards = application.grouping.shards
     rows = sum(entry.rows or 0 for entry in source.files)
     row_bytes = 48 + 4 * (widths[META_NUMERIC] + widths[OTHER_NUMERIC])
-    row_bytes += 8 * (widths[META_CATEGORY] + widths[OTHER_CATEGORY] + widths[ALSO])
+    row_bytes += 8 * (widths[META_CATEGORY] + widths[OTHER_CATEGORY] + widths.get(ALSO, 0))
     scratch = directory / ".buckets"
     scratch.mkdir()
     buckets = Buckets(scratch, shards, hash_ranges(rows, row_bytes, shards, application.grouping.buckets))

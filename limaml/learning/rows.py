@@ -147,7 +147,7 @@ def rows_of(batch: TaskBatch, device: torch.device | str = "cpu", dtype: torch.d
         batch.tasks,
         tuple(torch.as_tensor(numbers).to(device) for _, numbers in also),
         tuple(len(codes) for codes, _ in also),
-        torch.as_tensor(batch.event_time[: batch.rows if also else 0]).to(device),
+        torch.as_tensor(batch.event_time.copy() if also else np.empty(0, np.int64)).to(device),
     )
 
 

@@ -81,7 +81,9 @@ def fit(
     shares = Shares.of(train, settings.tasks_per_batch, processes)
     run = _Run(network, algorithm, settings, storage.normalize(checkpoint), shares, processes)
     if settings.support_split == "random_day":
-        run.split = TaskSplit.model_validate(train.manifest.details["split"])
+        split = TaskSplit.model_validate(train.manifest.details["split"])
+        # Where tasks can't be split apart (`limaml.data.tasks.training_boundary`), a drawn day divides them all.
+        run.utc_offset_hours, run.together = split.window.utc_offset_hours, split.boundary is not None
     keep_freed_memory()
     with progress() as bar:
         task = bar.add_task(f"train {algorithm}", total=run.total_steps, completed=run.step, note="")
@@ -116,7 +118,7 @@ class _Run:
         shares: Shares,
         processes: Processes,
     ) -> None:
-        self.split: TaskSplit | None = None
+        self.utc_offset_hours, self.together = 0, False
         self.network, self.settings = network, settings
         self.algorithm: Algorithm = algorithm
         self.checkpoint, self.shares, self.processes = checkpoint, shares, processes
@@ -186,10 +188,7 @@ class _Run:
         torch.manual_seed(hash(position if self.processes.first else (*position, self.processes.rank)))
         if batch is not None and settings.support_split == "random_day":
             generator = np.random.default_rng([*position, self.processes.rank])
-            assert self.split is not None, "a run that draws days knows when they start"
-            # Where tasks can't be split apart (`limaml.data.tasks.training_boundary`), a drawn day divides them all.
-            offset, together = self.split.window.utc_offset_hours, self.split.boundary is not None
-            batch = batch.split_before_random_day(generator, offset, together)
+            batch = batch.split_before_random_day(generator, self.utc_offset_hours, self.together)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._share_of_loss(batch)
