@@ -23,7 +23,7 @@ from limaml.console import progress
 from limaml.data.batches import TaskBatch
 from limaml.data.shards import open_shard, support_batches
 from limaml.data.tasks import TaskSet
-from limaml.errors import DataError
+from limaml.errors import ConfigError, DataError
 from limaml.learning.buffers import keep_freed_memory
 from limaml.learning.precision import fast_products
 from limaml.manifest import FileEntry, Manifest, file_uri
@@ -67,8 +67,13 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
     Raises:
         DataError: an embedding is not finite, a sample lies at or after `as_of`, or no task has a support row.
         IntegrityError: model or task set differ from their manifests.
-        ConfigError: the model does not fit the application.
+        ConfigError: the model does not fit the application, or adapts the whole network.
     """
+    if application.network.adapted == "network":
+        raise ConfigError(
+            "network.adapted: network leaves nothing of fixed width to store; it is a baseline to train and evaluate. "
+            "Choose embedding or meta_block to generate and publish"
+        )
     network = load_model(model, application)
     task_set = TaskSet.open(tasks)
     options = application.embeddings

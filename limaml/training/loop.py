@@ -336,7 +336,7 @@ def _parameter_groups(network: Network, weight_decay: float) -> list[dict]:
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith(("log_rate", "log_shrinkage")):
+        if name.startswith(("log_rate", "log_ridge", "log_shrinkage")):
             inner.append(parameter)
         elif name.endswith("bias") or ".tables." in name:
             plain.append(parameter)

@@ -94,7 +94,15 @@ def test_embeddings_under_the_wrong_keys_are_seen_by_the_canary(chain: Chain, mo
         return right(self, [task_ids[0], *task_ids[:-1]] if len(task_ids) > 1 else task_ids)
 
     monkeypatch.setattr(LmdbReader, "get", wrong)
-    assert alarm_names(look(chain, previous_embeddings=None)) == {"canary_mismatch_ratio"}
+    # Scores may move too; what the embeddings themselves look like does not.
+    assert (
+        {"canary_mismatch_ratio"}
+        <= alarm_names(look(chain, previous_embeddings=None))
+        <= {
+            "canary_mismatch_ratio",
+            "prediction_psi",
+        }
+    )
 
 
 def test_a_shifted_feature_is_named(chain: Chain) -> None:

@@ -146,3 +146,11 @@ def test_a_model_of_other_features_is_refused(chain: Chain, tmp_path: Path) -> N
     changed = SMALL | {"features": {"meta": ["member_x0"], "other": ["item_x0"]}}
     with pytest.raises(ConfigError, match=r"features\.meta"):
         generate_embeddings(chain.model, chain.tasks, str(tmp_path / "out"), parse_application(changed, "tests"), AS_OF)
+
+
+def test_a_network_that_adapts_as_a_whole_has_no_embedding(chain: Chain, tmp_path: Path) -> None:
+    network = chain.application.network.model_copy(update={"adapted": "network"})
+    application = chain.application.model_copy(update={"network": network})
+    with pytest.raises(ConfigError, match=r"network\.adapted"):
+        generate_embeddings(chain.model, chain.tasks, str(tmp_path / "out"), application, AS_OF)
+    assert not (tmp_path / "out").exists()

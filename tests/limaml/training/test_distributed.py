@@ -39,7 +39,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> TaskSets:
 
 def changed(adapted: str = "embedding", **training: object) -> Application:
     network = APPLICATION.network.model_copy(update={"adapted": adapted})
-    settings = APPLICATION.training.model_copy(update=training)
+    # One boundary for a task whatever batch it is in: random days are drawn a process at a time.
+    settings = APPLICATION.training.model_copy(update={"support_split": "fraction"} | training)
     return APPLICATION.model_copy(update={"network": network, "training": settings})
 
 
