@@ -29,6 +29,7 @@ import torch
 from benchmarks import inputs
 from benchmarks.loops import loop_embed, split
 from benchmarks.reporting import emit, interleaved, ratio, show, single_thread
+from benchmarks.training import papers_form
 from limaml.config import Application
 from limaml.data.shards import open_shard, support_batches
 from limaml.data.tasks import TaskSet
@@ -42,6 +43,11 @@ from limaml.online.embeddings import ROWS_PER_BATCH, generate_embeddings
 ROWS = 32
 STEPS = (1, 3)
 SHAPES = ("even", "ragged")
+
+
+def form(adapted: str) -> Application:
+    """The paper's whole meta block at one α by the mean loss, or the default's shift of the embedding."""
+    return papers_form() if adapted == "meta_block" else inputs.application(adapted)
 
 
 def stage(app: Application, folder: Path, sets: dict[str, str], repeats: int) -> dict[str, list[float]]:
@@ -122,7 +128,7 @@ def run(tasks: int = 12_000, repeats: int = 3, batch: int | None = None) -> dict
         sets = {s: inputs.write_task_set(folder / s, app, tasks, lengths[s], all_support=True) for s in SHAPES}
         rows = {shape: TaskSet.open(uri).rows for shape, uri in sets.items()}
         for adapted in inputs.ADAPTED:
-            app = inputs.application(adapted)
+            app = form(adapted)
             whole = stage(app, folder, sets, repeats)
             size = batch or app.embeddings.tasks_per_batch
             alone = compute(app, size, repeats + 2)

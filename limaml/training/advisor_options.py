@@ -21,5 +21,5 @@ class Options:
     rows: int = 300_000
     seed: int = 0
     minimum_gain: float = 0.001
-    tasks_per_second: float = 2000.0
-    step_over_vanilla: float = 5.3
+    tasks_per_second: float = 6000.0
+    step_over_vanilla: float = 2.5
