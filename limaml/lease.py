@@ -16,12 +16,13 @@ from contextlib import contextmanager
 import psutil
 
 from limaml import storage
-from limaml.errors import LeaseHeld, LimamlError
+from limaml.errors import LeaseHeld, LimamlError, StorageError
 
 log = logging.getLogger(__name__)
 
 EXPIRES_SECONDS = 15 * 60.0
 RENEW_SECONDS = 60.0
+BODY_BYTES = 512
 
 
 @contextmanager
@@ -56,7 +57,8 @@ def _body(holder: str, token: str) -> bytes:
         "started": process.create_time(),
         "renewed_at": time.time(),
     }
-    return json.dumps(body).encode()
+    # A reader on S3 asks for the size first: renewed in between, a longer body would come cut off.
+    return json.dumps(body).ljust(BODY_BYTES).encode()
 
 
 def _acquire(uri: str, holder: str, token: str) -> None:
@@ -103,7 +105,14 @@ def _alive(lease: dict) -> bool:
 
 def _read(uri: str) -> dict | None:
     """What the file at `uri` says, or None where there is none; a failed read is an error, not an absence."""
-    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    if not storage.exists(uri):
+        return None
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except StorageError:
+        if storage.exists(uri):
+            raise
+        return None  # its holder released it between the two looks
 
 
 def _renew(uri: str, holder: str, token: str, stop: threading.Event) -> None:

@@ -90,6 +90,19 @@ def test_a_lost_lease_is_not_deleted_under_its_new_holder(uri: str) -> None:
     assert json.loads(storage.read_bytes(uri))["token"] == "their token"
 
 
+def test_a_lease_released_while_it_is_read_is_no_error(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = storage.read_bytes
+
+    def gone(path: str) -> bytes:
+        storage.delete(uri)
+        return read(path)
+
+    plant(uri)
+    monkeypatch.setattr(storage, "read_bytes", gone)
+    with pytest.raises(LeaseHeld, match="at the same moment"), lease.hold(uri, "late"):
+        pass
+
+
 def test_only_one_of_many_takes_over_a_dead_lease(uri: str) -> None:
     """All judge the same lease dead at the same moment: none may delete what another has just taken."""
     plant(uri, host="elsewhere", renewed_at=0.0)
