@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.reporting import emit, show
+from benchmarks.training import training_step
 from limaml.data.batches import TaskBatch
 from limaml.learning.adaptation import embed
 from limaml.learning.network import Network
@@ -105,19 +106,7 @@ def training_steps(device: Device, adapted: str, batch: TaskBatch) -> dict[str, 
         "as_configured": lambda net: configured_loss(net, rows),
         "with_transfer": lambda net: configured_loss(net, rows_of(batch, device.device)),
     }
-    return {name: _step(inputs.network(app).to(device.device), loss) for name, loss in losses.items()}
-
-
-def _step(network: Network, loss: Callable[[Network], torch.Tensor]) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=1e-3)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss(network).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-
-    return step
+    return {name: training_step(inputs.network(app).to(device.device), loss) for name, loss in losses.items()}
 
 
 def products(device: Device, rows: int, passes: Mapping[tuple[int, ...], tuple[int, int, int]]) -> Callable[[], None]:

@@ -85,7 +85,7 @@ def steps(app: Application, batch: TaskBatch, counts: tuple[int, ...] = STEPS, l
             losses[f"n{count}_{gradient}"] = partial(_ours, support, query, count, gradient)
         if loops:
             losses[f"loop_n1_{gradient}"] = partial(_loop, pairs, 1, gradient)
-    return {name: _step(inputs.network(app), loss) for name, loss in losses.items()}
+    return {name: training_step(inputs.network(app), loss) for name, loss in losses.items()}
 
 
 def _ours(support: Rows, query: Rows, n: int, gradient: Any, network: Network) -> Tensor:
@@ -96,7 +96,8 @@ def _loop(pairs: list[tuple[Rows, Rows]], n: int, gradient: str, network: Networ
     return loop_loss(network, pairs, n, gradient)
 
 
-def _step(network: Network, loss: Callable[[Network], Tensor]) -> Step:
+def training_step(network: Network, loss: Callable[[Network], Tensor]) -> Step:
+    """Loss, backward, clipping and AdamW, as one call."""
     optimizer = torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=1e-3)
 
     def step() -> None:
@@ -114,7 +115,7 @@ def _papers_figures(repeats: int, tasks: int) -> dict[str, Any]:
     candidates = steps(app, batch)
     any_module = inputs.network(app)
     any_module.global_block = AnyModule()  # type: ignore[assignment]
-    candidates["n1_any_module"] = _step(any_module, partial(_ours, support, query, 1, "direct"))
+    candidates["n1_any_module"] = training_step(any_module, partial(_ours, support, query, 1, "direct"))
     ragged = steps(app, ragged_batch(tasks), (1,), loops=False)
     candidates |= {"ragged_vanilla": ragged["vanilla"], "n1_ragged": ragged["n1_direct"]}
     seconds = interleaved(candidates, repeats, warmup=2)
@@ -132,7 +133,7 @@ def _other_figures(app: Application, repeats: int, tasks: int) -> dict[str, Any]
     candidates = steps(app, batch, loops=False)
     options, rows, (support, query) = app.training, rows_of(batch), support_and_query(batch)
     how = (options.inner_steps, options.global_gradient, options.unadapted_loss_weight, rows)
-    candidates["as_configured"] = _step(inputs.network(app), lambda net: limaml_loss(net, support, query, *how))
+    candidates["as_configured"] = training_step(inputs.network(app), lambda net: limaml_loss(net, support, query, *how))
     seconds = interleaved(candidates, repeats, warmup=2)
     return {name: round(ratio(seconds, name, "vanilla"), 2) for name in candidates if name != "vanilla"}
 
