@@ -8,7 +8,7 @@ export GX_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo test test-heavy lint bench lock clean
+.PHONY: help install servers demo test test-heavy lint bench lock clean
 
 help: ## Show what there is to run
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,10 +26,15 @@ install: .venv/installed ## Make .venv with every locked dependency (done by the
 demo: install ## The whole chain on simulated pTap logs; or on your own: make demo DATA=log.parquet APP=kuairand
 	@$(BIN)/limaml demo --workspace $(WORKSPACE) $(if $(DATA),--data $(DATA)) $(if $(APP),--app $(APP))
 
-test: lint ## Linters, types, import contract and the default tests
+# The one real server the tests start that pip can't install.
+servers:
+	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -y -qq redis-server >/dev/null; } \
+	  || echo "redis-server is missing: the tests that need it are skipped; install it to run them"
+
+test: lint servers ## Linters, types, import contract and the default tests
 	$(BIN)/python -m pytest -n 2
 
-test-heavy: install ## The tests marked heavy: minutes long or memory hungry
+test-heavy: install servers ## The tests marked heavy: minutes long or memory hungry
 	$(BIN)/python -m pytest -m heavy
 
 lint: install ## ruff, pyright and the import contract
@@ -41,9 +46,11 @@ lint: install ## ruff, pyright and the import contract
 bench: install ## Benchmarks: ratios against peers and floors in the same run
 	$(BIN)/python -m benchmarks
 
+# What torch's CUDA build would bring is left to whichever build of torch the machine installs.
 lock: install ## Resolve pyproject.toml into requirements.lock again (torch stays beside it)
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --python-version 3.11 --no-emit-package torch \
 	  --no-header --no-annotate --output-file requirements.lock
+	sed -i -E '/^(cuda|nvidia)-|^triton==/d' requirements.lock
 
 clean: ## Remove the virtual environment and the demo's workspace
 	rm -rf .venv .demo
