@@ -145,7 +145,11 @@ class Store(Section):
 
     url: str = Field(default="", description="lmdb:///path; empty: in the workspace, which must then be local")
     dtype: Literal["float32", "float16"] = "float16"
-    keep_generations: int = Field(default=2, ge=2)
+    keep_generations: int = Field(default=2, ge=2, description="at least so many can be rolled back to")
+    keep_days: float = Field(default=7.0, ge=0, description="how long a generation outlives its last release")
+    maximum_overlays: int = Field(
+        default=6, ge=0, description="daily deltas over a full generation before the next one"
+    )
     minimum_coverage: Ratio = Field(
         default=0.99, description="published tasks over the tasks of the embeddings' manifest"
     )

@@ -8,7 +8,8 @@
     ├── StorageError           5     a workspace that can't be read or written
     ├── StoreError             5     an online store that can't be read or written, or a partial push
     │   └── ReleaseConflict    5     the current release moved while we prepared the next one
-    └── LeaseHeld              6     another run holds (application, date)
+    ├── LeaseHeld              6     another run holds (application, date)
+    └── ReleaseHeld            7     a rollback's hold is on: newer publishes wait for a person to end it
 
 A message says what was wrong, where (file, column, row, task), the value seen, and what to do.
 """
@@ -62,3 +63,9 @@ class LeaseHeld(LimamlError):
     """Another run works on the same (application, date)."""
 
     exit_code = 6
+
+
+class ReleaseHeld(LimamlError):
+    """The current release is held, so nothing newer is published."""
+
+    exit_code = 7

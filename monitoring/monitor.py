@@ -17,6 +17,7 @@ from limaml.data.tasks import TaskSet
 from limaml.errors import ConfigError, DataError
 from limaml.manifest import Manifest, fingerprint, read_manifest
 from limaml.model import Model, load_model
+from limaml.online.overlay import open_generation
 from limaml.online.store import Reader, open_store
 from limaml.stage import Stage, entries
 from limaml.windows import day_start
@@ -112,7 +113,7 @@ def monitor(
             digest = look.files.manifest.digest
             checks += staleness.release_checks(release, network.version, network.digest, digest)
             checks += staleness.age_checks(release, moment, limits)
-            with closing(store.open(release.generation)) as reader:
+            with closing(open_generation(store, release.generation)) as reader:
                 features, figures = look.drift(reader, directory)
             served = figures["served"]
             checks.append(staleness.coverage_check(served["found_tasks"], served["active_tasks"], limits))

@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {
     "grouping": {"buckets": 4, "shards": 2},
     "network": {"embedding_width": 4, "meta_hidden": [8], "global_hidden": [8], "category_width": 2},
     "training": {"epochs": 1, "tasks_per_batch": 16, "threads": 1, "device": "cpu"},
+    "store": {"keep_days": 0},
 }
 
 

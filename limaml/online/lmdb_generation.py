@@ -141,12 +141,12 @@ class LmdbWriter:
     def seal(self) -> Generation:
         with store_errors("seal", self._directory):
             with self._environment.begin() as transaction:
-                tasks = transaction.stat(self._embeddings)["entries"]
+                rows = transaction.stat(self._embeddings)["entries"]
             self._environment.sync(True)
             self.close()
             sealed = self._plan.model_copy(
                 update={
-                    "tasks": tasks,
+                    "rows": rows,
                     "chunks": tuple(self.chunks[index] for index in sorted(self.chunks)),
                     "bytes": (self._directory / _DATA).stat().st_size,
                     "sealed_at": datetime.now(UTC),

@@ -51,6 +51,8 @@ class LmdbStore:
                     f"{self.url}: the current release is number {number}, not {release.number - 1} as when this "
                     "publish began; another one came first: look at `limaml release list`, then run again"
                 )
+            if self.sealed(release.generation) is None:
+                raise StoreError(f"{self.url}: generation {release.generation} was deleted meanwhile: publish again")
             body = release.model_dump_json(indent=2).encode() + b"\n"
             storage.write_bytes(str(self._record(release.number)), body)
             storage.write_bytes(str(self._root / "current.json"), body)
@@ -108,6 +110,9 @@ class LmdbStore:
     def discard(self, name: str) -> bool:
         directory = self._directory(name)
         with self._locked(), store_errors("delete", directory):
+            current = self.current()
+            if current is not None and current.generation == name:
+                return False
             push = directory / "push.lock"
             if push.exists():
                 with push.open("w") as stream:

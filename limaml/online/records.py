@@ -16,8 +16,9 @@ import pyarrow as pa
 from limaml.errors import DataError, StoreError
 from limaml.schema import EMBEDDING, NEWEST_EVENT_TIME, SAMPLES, TASK_ID, TIMESTAMP
 
-FORMAT = 1
+FORMAT = 2
 MAXIMUM_KEY_BYTES = 511  # LMDB's limit, and the smallest of the stores'
+TOMBSTONE = b""  # the value of a task that was removed
 
 Precision = Literal["float32", "float16"]
 
@@ -28,12 +29,14 @@ class Records:
 
     Attributes:
         found: [N] whether the generation holds the task.
+        removed: [N] whether it holds a tombstone instead: layers below it may hold the task, readers must not see it.
         embedding: [N, W] float32.
         newest_event_time: [N] int64, microseconds since the epoch, UTC.
         samples: [N] int32, how many samples the embedding was fine-tuned on.
     """
 
     found: npt.NDArray[np.bool_]
+    removed: npt.NDArray[np.bool_]
     embedding: npt.NDArray[np.float32]
     newest_event_time: npt.NDArray[np.int64]
     samples: npt.NDArray[np.int32]
@@ -85,23 +88,24 @@ def encode(table: pa.Table, width: int, precision: Precision) -> tuple[list[byte
 
 
 def decode(values: Sequence[bytes | None], width: int, precision: Precision) -> Records:
-    """Stored values, None where a task is absent.
+    """Stored values, None where a task is absent, empty where it was removed.
 
     Raises:
         StoreError: a value is not of this format's size.
     """
     dtype = value_dtype(width, precision)
-    present = [value for value in values if value is not None]
+    present = [value for value in values if value]
     if wrong := {len(value) for value in present} - {dtype.itemsize}:
         raise StoreError(
             f"a stored value has {min(wrong)} bytes where {dtype.itemsize} are due ({width} × {precision}): "
             "the generation is damaged; roll back, then publish again"
         )
-    found = np.array([value is not None for value in values], dtype=bool)
+    found = np.array([bool(value) for value in values], dtype=bool)
     records = np.zeros(len(values), dtype=dtype)
     records[found] = np.frombuffer(b"".join(present), dtype=dtype)
     return Records(
         found=found,
+        removed=np.array([value == TOMBSTONE for value in values], dtype=bool),
         embedding=records[EMBEDDING].astype(np.float32).reshape(-1, width),
         newest_event_time=records[NEWEST_EVENT_TIME].astype(np.int64),
         samples=records[SAMPLES].astype(np.int32),

@@ -190,8 +190,8 @@ def _verify(store: Store, sealed: Generation, manifest: Manifest, uris: list[str
     reader = store.open(sealed.name)
     try:
         held = reader.count()
-        if held != sealed.tasks or held != sum(chunk.rows for chunk in sealed.chunks):
-            raise StoreError(f"{store.url}: {sealed.name} holds {held} tasks, its seal says {sealed.tasks}")
+        if held != sealed.rows or held != sum(chunk.rows for chunk in sealed.chunks):
+            raise StoreError(f"{store.url}: {sealed.name} holds {held} records, its seal says {sealed.rows}")
         if held < application.store.minimum_coverage * expected:
             raise StoreError(
                 f"{store.url}: {sealed.name} covers {held} of {expected} tasks, less than store.minimum_coverage "

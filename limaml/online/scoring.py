@@ -20,6 +20,7 @@ from limaml.config import Application
 from limaml.errors import DataError, IntegrityError, StoreError
 from limaml.model import Model, load_model
 from limaml.online import requests
+from limaml.online.overlay import open_generation
 from limaml.online.store import Reader, Release, Store, open_store
 from limaml.schema import stored_id
 
@@ -181,7 +182,7 @@ def _pin(store: Store, application: Application, before: _Pinned | None) -> _Pin
         if before is not None and before.release == release:
             return before
         try:
-            reader = store.open(release.generation)
+            reader = open_generation(store, release.generation)
             break
         except StoreError:
             # The pointer may have moved twice since it was read, and the generation be collected: look again.

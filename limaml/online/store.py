@@ -27,7 +27,10 @@ class Chunk(BaseModel):
 
 
 class Generation(BaseModel):
-    """A full set of embeddings as a store keeps it; `chunks` and what follows are known once it is sealed."""
+    """Embeddings as a store keeps them, `tasks` of them as readers see it; `rows` and what follows come with the seal.
+
+    One with a `base` is an overlay (`limaml.online.overlay`): it holds only what differs from it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -42,6 +45,8 @@ class Generation(BaseModel):
     width: int
     dtype: Precision
     buffer_rows: int = Field(description="rows buffered per embedding shard: decides where one chunk ends")
+    base: str = Field(default="", description="the generation this one lies over; empty: it is complete by itself")
+    rows: int = Field(default=0, description="records it holds itself, tombstones included")
     chunks: tuple[Chunk, ...] = ()
     bytes: int = Field(default=0, description="size of the stored generation, where the store can tell")
     sealed_at: datetime | None = None
@@ -67,6 +72,8 @@ class Release(BaseModel):
     embeddings_digest: str
     previous: int | None = Field(description="the release a rollback returns to")
     rollback_from: int | None = Field(default=None, description="the release this one replaced by a rollback")
+    held: str = Field(default="", description="why newer publishes wait; empty: they don't")
+    verified: dict[str, int | float | str] = Field(default_factory=dict, description="what was checked before the flip")
     published_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -76,7 +83,7 @@ class Release(BaseModel):
 
 
 class Reader(Protocol):
-    """One sealed generation, open for reading; safe to share between threads."""
+    """A sealed generation, open for reading; safe to share between threads."""
 
     @property
     def generation(self) -> Generation:
@@ -87,15 +94,19 @@ class Reader(Protocol):
         """Records of the tasks, in the order asked; absent ones are marked, never an error.
 
         Raises:
-            StoreError: the read failed.
+            StoreError: the read failed. Anything but a clean "not there" is a failure, never an absent task.
         """
         ...
 
-    def count(self) -> int:
-        """How many tasks the generation really holds."""
-        ...
-
     def close(self) -> None: ...
+
+
+class Layer(Reader, Protocol):
+    """One generation by itself, without the bases below it."""
+
+    def count(self) -> int:
+        """How many records it really holds, tombstones included."""
+        ...
 
 
 class Writer(Protocol):
@@ -109,6 +120,8 @@ class Writer(Protocol):
     def write(self, index: int, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Write chunk `index`, keys ascending and above those of the chunk before; a written chunk is a no-op.
 
+        An empty value is a tombstone: whatever the layers below hold, the task is absent.
+
         Raises:
             StoreError: the write failed, or another chunk was written under this index.
             DataError: keys are not ascending.
@@ -116,7 +129,7 @@ class Writer(Protocol):
         ...
 
     def seal(self) -> Generation:
-        """Make the generation immutable and return it with counts and sums."""
+        """Make the generation immutable and return it with its `rows` and sums."""
         ...
 
 
@@ -138,6 +151,7 @@ class Store(Protocol):
 
         Raises:
             ReleaseConflict: the current release is not number `release.number - 1`.
+            StoreError: its generation is not sealed: somebody collected it meanwhile.
         """
         ...
 
@@ -157,8 +171,8 @@ class Store(Protocol):
         """
         ...
 
-    def open(self, name: str) -> Reader:
-        """A sealed generation's reader."""
+    def open(self, name: str) -> Layer:
+        """A sealed generation by itself; read a release through `limaml.online.overlay.open_generation`."""
         ...
 
     def audit(self, name: str) -> None:
@@ -170,7 +184,7 @@ class Store(Protocol):
         ...
 
     def discard(self, name: str) -> bool:
-        """Delete a generation; False when another process is writing it."""
+        """Delete a generation; False, and nothing done, when another process is writing it or it is the current one."""
         ...
 
 

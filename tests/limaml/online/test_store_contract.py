@@ -237,7 +237,7 @@ def test_chunks_are_idempotent_and_ascending(files: Files, store_url: str, appli
         assert {index: chunk.rows for index, chunk in writer.chunks.items()} == {0: 2}
         writer.write(1, [b"c"], [value])
         sealed = writer.seal()
-    assert sealed.tasks == 3
+    assert sealed.rows == 3
     assert [chunk.sha256 for chunk in sealed.chunks] == [
         chunk_sum([b"a", b"b"], [value, value]),
         chunk_sum([b"c"], [value]),
@@ -254,7 +254,7 @@ def test_another_plan_under_the_same_name_starts_over(files: Files, store_url: s
     with store.begin(plan_of(release, width=3)) as writer:
         assert writer.chunks == {}
         writer.write(0, [b"b"], [b"0" * 24])
-        assert writer.seal().tasks == 1
+        assert writer.seal().rows == 1
     assert store.open(plan_of(release).name).get(["a", "b"]).found.tolist() == [False, True]
 
 

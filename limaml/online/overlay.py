@@ -1,0 +1,100 @@
+"""A release as readers see it: the newest layer over its bases. How everything that reads a release opens it.
+
+A delta is stored as an overlay: a generation that holds only the tasks that changed, and tombstones for those that are
+gone, and names the generation below it (`base`). The newest layer that knows a task answers for it.
+
+Shapes: N task ids asked for, W width of an embedding.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from limaml.errors import StoreError
+from limaml.online.records import FORMAT, Records
+from limaml.online.store import Generation, Layer, Reader, Store
+
+
+def chain(store: Store, name: str) -> list[Generation]:
+    """A sealed generation and its bases, newest first.
+
+    Raises:
+        StoreError: one of them is missing or unfinished, or was made for other readers than the newest.
+    """
+    layers: list[Generation] = []
+    while name:
+        sealed = store.sealed(name)
+        if sealed is None:
+            above = f", which {layers[-1].name} lies on" if layers else ""
+            raise StoreError(f"{store.url}: there is no sealed generation {name}{above}; roll back, then publish again")
+        if sealed.format > FORMAT:
+            raise StoreError(
+                f"{store.url}: {name} is of format {sealed.format}, newer than {FORMAT}: upgrade the reader"
+            )
+        if layers and _kind(sealed) != _kind(layers[0]):
+            raise StoreError(
+                f"{store.url}: {layers[-1].name} is {_kind(layers[0])}, but lies on {name}, which is {_kind(sealed)}; "
+                "roll back, then publish again"
+            )
+        layers.append(sealed)
+        name = sealed.base
+    return layers
+
+
+def _kind(sealed: Generation) -> str:
+    return f"{sealed.width} × {sealed.dtype} of model {sealed.model_version}"
+
+
+def open_generation(store: Store, name: str) -> Reader:
+    """A sealed generation with every layer below it, open for reading.
+
+    Raises:
+        StoreError: a layer is missing or can't be read.
+    """
+    layers: list[Layer] = []
+    try:
+        for sealed in chain(store, name):
+            layers.append(store.open(sealed.name))
+    except BaseException:
+        for layer in layers:
+            with suppress(StoreError):
+                layer.close()
+        raise
+    return layers[0] if len(layers) == 1 else Overlay(layers)
+
+
+class Overlay:
+    """Layers, newest first, read as one generation."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        self.generation = layers[0].generation
+
+    def get(self, task_ids: Sequence[str]) -> Records:
+        """The newest record of each task; what was removed is absent."""
+        found = self._layers[0].get(task_ids)
+        for layer in self._layers[1:]:
+            unknown = np.flatnonzero(~(found.found | found.removed)).tolist()
+            if not unknown:
+                break
+            found = _filled(found, unknown, layer.get([task_ids[index] for index in unknown]))
+        return found
+
+    def close(self) -> None:
+        """Close every layer."""
+        for layer in self._layers:
+            layer.close()
+
+
+def _filled(above: Records, unknown: list[int], below: Records) -> Records:
+    """Records [N] with the answers of a lower layer in the places that the upper one did not know."""
+    columns = vars(above).items()
+    return replace(above, **{name: _placed(column, unknown, getattr(below, name)) for name, column in columns})
+
+
+def _placed(column: np.ndarray, at: list[int], values: np.ndarray) -> np.ndarray:
+    column = column.copy()
+    column[at] = values
+    return column
