@@ -6,6 +6,7 @@ hashing their text, so that no vocabulary has to travel and the same value gives
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,10 @@ from limaml.config import Feature
 from limaml.errors import DataError
 
 NULL_CODE = 0
+
+# What is kept of one-value codes: values that come again are short, and long ones would fill the memory.
+_KEPT_CODES = 1 << 16
+_KEPT_CHARACTERS = 64
 
 
 def encode_features(
@@ -70,6 +75,27 @@ def category_codes(values: pa.Array, name: str = "value") -> npt.NDArray[np.int6
     if indices.null_count:
         indices = indices.cast(pa.int64()).fill_null(len(table) - 1)
     return table[indices.to_numpy(zero_copy_only=False)]
+
+
+def category_code(value: str | float | bool | None) -> int:
+    """The code of one plain value: what `category_codes` gives it, without a column around it."""
+    if type(value) is str and len(value) > _KEPT_CHARACTERS:
+        return _hash(value.encode())
+    return _kept_code(value)
+
+
+@lru_cache(_KEPT_CODES, typed=True)
+def _kept_code(value: str | float | bool | None) -> int:
+    if value is None:
+        return NULL_CODE
+    if isinstance(value, float):
+        return int(category_codes(pa.array([value]))[0])
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return _hash(text.encode())
+
+
+def _hash(text: bytes) -> int:
+    return max(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1, 1)
 
 
 def hash_texts(texts: pa.Array) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ Shapes: R rows, one (task, item) candidate each; K task definitions; W width of 
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Self
@@ -19,10 +20,11 @@ import pyarrow as pa
 from limaml.config import Application
 from limaml.errors import DataError, IntegrityError, StoreError
 from limaml.model import Model, load_model
-from limaml.online import requests
 from limaml.online.overlay import open_generation
+from limaml.online.records import Records
+from limaml.online.requests import Candidates, candidates_of_table
+from limaml.online.runtime import Runtime, TorchRuntime
 from limaml.online.store import Reader, Release, Store, open_store
-from limaml.schema import stored_id
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +71,71 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class _Pinned:
+class Pinned:
+    """One release, whole: its model, its embeddings, and what computes the scores."""
+
+    application: Application
     release: Release
     model: Model
+    runtime: Runtime
     reader: Reader
+
+    def fetch(self, candidates: Candidates) -> list[Records]:
+        """What the store holds of the candidates' tasks, by definition.
+
+        Raises:
+            StoreError: the store can't be read.
+            DataError: a key that no store can hold.
+        """
+        return [self.reader.get(tasks.stored) for tasks in candidates.tasks]
+
+    def score(self, candidates: Candidates, records: Sequence[Records] | None, now: datetime | None = None) -> Scores:
+        """Score candidates from what was fetched for them.
+
+        Args:
+            candidates: R candidates.
+            records: of every definition; None scores everybody as without an embedding, which is for a caller to say
+                when the store could not be read.
+            now: when the answer is given; by default, the current time.
+
+        Raises:
+            DataError: a score is not a number.
+        """
+        release = self.release
+        found, embedding = self._stored(candidates, records)
+        age = ((now or datetime.now(UTC)) - release.cutoff).total_seconds()
+        known = FRESH if age <= self.application.monitoring.maximum_age_hours * 3600 else STALE
+        reason = np.full(candidates.rows, known, dtype="<U9")
+        ages = np.full(candidates.rows, age)
+        if not found.all():
+            cold = np.flatnonzero(~found.all(axis=1))
+            missing = ~found[cold]
+            unadapted, described = _unadapted(self.model, self.application, candidates.take(cold))
+            embedding[cold] = np.where(missing[:, :, None], unadapted, embedding[cold])
+            reason[cold] = np.where((missing & ~described).any(axis=1), DEFAULT, ZERO_SHOT)
+            ages[~found.any(axis=1)] = np.nan
+        return Scores(
+            probability=_finite(self.runtime.score(_joined(embedding), *candidates.other)),
+            reason=reason,
+            age_seconds=ages,
+            model_version=release.model_version,
+            generation=release.generation,
+            as_of=release.as_of,
+        )
+
+    def _stored(
+        self, candidates: Candidates, records: Sequence[Records] | None
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """[R, K] whether the store holds the embedding of a row's task, and [R, K, W] those it holds."""
+        shape = (candidates.rows, self.model.definitions)
+        if records is None:
+            return np.zeros(shape, bool), np.zeros((*shape, self.model.embedding_width), np.float32)
+        found = np.empty(shape, bool)
+        embedding = np.empty((*shape, self.model.embedding_width), np.float32)
+        for number, (tasks, of_tasks) in enumerate(zip(candidates.tasks, records, strict=True)):
+            found[:, number] = of_tasks.found[tasks.of_row]
+            embedding[:, number] = of_tasks.embedding[tasks.of_row]
+        return found, embedding
 
 
 class Scorer:
@@ -81,7 +144,7 @@ class Scorer:
     def __init__(self, store: Store, application: Application) -> None:
         self._store = store
         self._application = application
-        self._pinned = _pin(store, application, None)
+        self._pinned = pin(store, application, None)
 
     @classmethod
     def open(cls, store_url: str, application: Application) -> Self:
@@ -102,41 +165,21 @@ class Scorer:
     def refresh(self) -> bool:
         """Pin the current release; whether it was another one."""
         before = self._pinned
-        self._pinned = _pin(self._store, self._application, before)
+        self._pinned = pin(self._store, self._application, before)
         return self._pinned is not before
 
     def score_table(self, table: pa.Table, now: datetime | None = None) -> Scores:
-        """Score candidates.
+        """Score the candidates of a table (`limaml.online.requests.candidates_of_table`).
 
-        Args:
-            table: R rows with the key columns of every task definition, the other features and, unless every task is
-                known, the meta features: all or none of them.
-            now: when the answer is given; by default, the current time.
+        `now` is when the answer is given; by default, the current time.
 
         Raises:
             DataError: columns are missing or of a wrong type, a key is null, a feature is infinite.
             StoreError: the store can't be read.
         """
-        pinned, application = self._pinned, self._application
-        has_meta = requests.has_meta(application, table)
-        other = requests.encode(application.features.other, table)
-        found, embedding = _stored(pinned.reader, application, table)
-        cold = np.flatnonzero(~found.all(axis=1))
-        unadapted, has_features = _unadapted(pinned.model, application, table, cold, has_meta, other)
-        missing = ~found[cold]
-        embedding[cold] = np.where(missing[:, :, None], unadapted, embedding[cold])
-        age = ((now or datetime.now(UTC)) - pinned.release.cutoff).total_seconds()
-        known = FRESH if age <= application.monitoring.maximum_age_hours * 3600 else STALE
-        reason = np.full(len(table), known, dtype="<U9")
-        reason[cold] = np.where((missing & ~has_features).any(axis=1), DEFAULT, ZERO_SHOT)
-        return Scores(
-            probability=_finite(pinned.model.score(_joined(embedding), *other)),
-            reason=reason,
-            age_seconds=np.where(found.any(axis=1), age, np.nan),
-            model_version=pinned.release.model_version,
-            generation=pinned.release.generation,
-            as_of=pinned.release.as_of,
-        )
+        pinned = self._pinned
+        candidates = candidates_of_table(self._application, table)
+        return pinned.score(candidates, pinned.fetch(candidates), now)
 
 
 class BaselineScorer:
@@ -162,19 +205,33 @@ class BaselineScorer:
             DataError: columns are missing or of a wrong type, or a feature is infinite.
         """
         del now
-        rows = np.arange(len(table))
-        has_meta = requests.has_meta(self._application, table)
-        other = requests.encode(self._application.features.other, table)
-        embedding, _ = _unadapted(self._model, self._application, table, rows, has_meta, other)
+        return self.score(candidates_of_table(self._application, table, keyed=False))
+
+    def score(self, candidates: Candidates) -> Scores:
+        """Score candidates; their tasks change nothing here."""
+        embedding, _ = _unadapted(self._model, self._application, candidates)
+        probability = self._model.score(_joined(embedding), *candidates.other)
         return Scores(
-            probability=_finite(self._model.score(_joined(embedding), *other)),
-            reason=np.full(len(rows), VANILLA),
-            age_seconds=np.full(len(rows), np.nan),
+            probability=_finite(probability),
+            reason=np.full(candidates.rows, VANILLA),
+            age_seconds=np.full(candidates.rows, np.nan),
             model_version=self._model.version,
         )
 
 
-def _pin(store: Store, application: Application, before: _Pinned | None) -> _Pinned:
+def pin(
+    store: Store,
+    application: Application,
+    before: Pinned | None,
+    runtime_of: Callable[[Model], Runtime] = TorchRuntime,
+) -> Pinned:
+    """The current release, loaded and checked; `before` itself where that is still the one.
+
+    Raises:
+        StoreError: nothing was published, or the store can't be read.
+        IntegrityError: the model is not the one that was released.
+        ConfigError: the model does not fit the application.
+    """
     for attempt in range(_PIN_ATTEMPTS):
         release = store.current()
         if release is None:
@@ -188,10 +245,8 @@ def _pin(store: Store, application: Application, before: _Pinned | None) -> _Pin
             # The pointer may have moved twice since it was read, and the generation be collected: look again.
             if attempt == _PIN_ATTEMPTS - 1 or store.current() == release:
                 raise
-    if before is not None and before.model.digest == release.model_digest:
-        model = before.model
-    else:
-        model = load_model(release.model_uri, application)
+    kept = before is not None and before.model.digest == release.model_digest
+    model = before.model if before is not None and kept else load_model(release.model_uri, application)
     if model.digest != release.model_digest or model.version != release.model_version:
         raise IntegrityError(
             f"{release.model_uri}: is model {model.version} ({model.digest[:12]}…), but release {release.number} names "
@@ -204,44 +259,20 @@ def _pin(store: Store, application: Application, before: _Pinned | None) -> _Pin
             f"release {release.number} names {model.version}; roll back"
         )
     log.info("scoring: pinned release %s of model %s", release.name, release.model_version)
-    return _Pinned(release, model, reader)
-
-
-def _stored(
-    reader: Reader, application: Application, table: pa.Table
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """[R, K] whether the store holds the embedding of a row's task in each definition, and [R, K, W] those it holds."""
-    found, embeddings = [], []
-    for name, definition in zip(application.definition_names, application.definitions, strict=True):
-        task_ids, task_of_row = requests.distinct_tasks(definition.keys, table)
-        records = reader.get([stored_id(name, task) for task in task_ids])
-        found.append(records.found[task_of_row])
-        embeddings.append(records.embedding[task_of_row])
-    return np.stack(found, axis=1), np.stack(embeddings, axis=1)
+    runtime = before.runtime if before is not None and kept else runtime_of(model)
+    return Pinned(application, release, model, runtime, reader)
 
 
 def _unadapted(
-    model: Model,
-    application: Application,
-    table: pa.Table,
-    rows: npt.NDArray[np.int64],
-    has_meta: bool,
-    other: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
+    model: Model, application: Application, candidates: Candidates
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Embeddings [N, K, W] of N rows without adaptation, and [N, K] whether a row had any feature to make it from."""
-    shape = (len(rows), model.definitions, model.embedding_width)
-    embedding = np.tile(model.default_embedding, (len(rows), 1)).reshape(shape)
-    has_features = np.zeros(shape[:2], dtype=bool)
-    if not len(rows) or not (has_meta or application.also):
-        return embedding, has_features
-    asked = table.take(pa.array(rows))
-    meta = requests.encode(application.features.meta, asked) if has_meta else requests.nulls(application, len(rows))
-    other = (other[0][rows], other[1][rows])
-    features = (np.concatenate([meta[0], other[0]], axis=1), np.concatenate([meta[1], other[1]], axis=1))
-    known = [requests.describes(application, each, *features) for each in application.definitions]
-    has_features = np.stack(known, axis=1)
-    embedding[has_features] = model.zero_shot(*meta, *other).reshape(shape)[has_features]
-    return embedding, has_features
+    """Embeddings [R, K, W] without adaptation, and [R, K] whether a row had any feature to make one from."""
+    shape = (candidates.rows, model.definitions, model.embedding_width)
+    embedding = np.tile(model.default_embedding, (candidates.rows, 1)).reshape(shape)
+    meta, described = candidates.of_definitions(application)
+    if described.any():
+        embedding[described] = model.zero_shot(*meta, *candidates.other).reshape(shape)[described]
+    return embedding, described
 
 
 def _finite(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limaml.config import Feature
-from limaml.data.features import category_codes, encode_features
+from limaml.data.features import category_code, category_codes, encode_features
 from limaml.errors import DataError
 
 
@@ -89,6 +89,11 @@ def test_codes_are_pinned_across_versions():
 def test_codes_equal_the_slow_reference_for_any_text(texts: list[str | None]):
     array = pa.array(texts, pa.string())
     np.testing.assert_array_equal(category_codes(array), np.array([slow_code(t) for t in texts], np.int64))
+
+
+@given(st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=200)))
+def test_the_code_of_one_value_is_that_of_a_column(value: str | float | bool | None):
+    assert category_code(value) == category_codes(pa.array([value]))[0]
 
 
 def test_chunks_slices_and_record_batches_give_the_same():

@@ -1,0 +1,134 @@
+"""Requests of plain values, as JSON brings them, into the arrays that a table of the same values would give.
+
+Without Arrow: for a handful of rows it would cost more than the score. Shapes: R rows, one candidate each.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from limaml.config import Application, Feature
+from limaml.data.features import category_code
+from limaml.errors import DataError
+from limaml.online.requests import Candidates, Encoded, Tasks, finite, has_meta, require
+from limaml.schema import stored_id, task_id
+
+_NUMBERS = {int, float, bool, type(None)}
+_CATEGORIES = {str, *_NUMBERS}
+_KEYS = {int, str}
+_EXACT_INTEGERS = 2.0**53
+_LARGEST_KEY = 2**63
+_SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Columns:
+    """R rows by column: lists of R plain values, or of one that all rows share."""
+
+    rows: int
+    values: Mapping[str, list[Any]]
+
+
+def candidates_of_columns(application: Application, columns: Columns, keyed: bool = True) -> Candidates:
+    """Columns of plain values (numbers, strings, booleans, None) as candidates.
+
+    `keyed` says whether tasks are asked for; other columns than keys and features are ignored.
+
+    Raises:
+        DataError: a column is missing, a value is of a wrong type, a key is null, a feature is infinite.
+    """
+    meta = None
+    if has_meta(application, list(columns.values)):
+        meta = _encode(application.features.meta, columns)
+    tasks: list[Tasks] = []
+    if keyed:
+        for name, definition in zip(application.definition_names, application.definitions, strict=True):
+            tasks.append(_tasks(name, definition.keys, columns))
+    return Candidates(columns.rows, tuple(tasks), _encode(application.features.other, columns), meta)
+
+
+def _tasks(definition: str, keys: Sequence[str], columns: Columns) -> Tasks:
+    require(keys, list(columns.values), "task key column")
+    values = [columns.values[name] for name in keys]
+    for name, column in zip(keys, values, strict=True):
+        _check_key(name, column)
+    if all(len(column) == 1 for column in values):
+        text = task_id(*(column[0] for column in values))
+        return Tasks([stored_id(definition, text)], np.zeros(columns.rows, np.intp))
+    rows = zip(*(column if len(column) == columns.rows else column * columns.rows for column in values), strict=True)
+    place: dict[str, int] = {}
+    of_row = [place.setdefault(task_id(*row), len(place)) for row in rows]
+    return Tasks([stored_id(definition, text) for text in place], np.array(of_row, np.intp))
+
+
+def _check_key(name: str, column: list[Any]) -> None:
+    if set(map(type, column)) <= _KEYS:
+        for row, value in enumerate(column):
+            if type(value) is int and not -_LARGEST_KEY <= value < _LARGEST_KEY:
+                raise DataError(f"column {name}, row {row}: a task key must be below 2^63, not {value}")
+        return
+    if None in column:
+        raise DataError(f"column {name}, row {column.index(None)}: null in a task key; every row needs its task")
+    _wrong(name, column, _KEYS, "a task key must be a string or an integer")
+
+
+def _encode(features: Sequence[Feature], columns: Columns) -> Encoded:
+    require([feature.name for feature in features], list(columns.values), "feature column")
+    numeric = [feature.name for feature in features if feature.kind == "numeric"]
+    categorical = [feature.name for feature in features if feature.kind == "categorical"]
+    category = np.empty((columns.rows, len(categorical)), np.int64)
+    for place, name in enumerate(categorical):
+        column = columns.values[name]
+        if not set(map(type, column)) <= _CATEGORIES:
+            _wrong(name, column, _CATEGORIES, "a categorical feature must be a string, a number, true, false or null")
+        category[:, place] = [category_code(value) for value in column]
+    return finite(features, _numbers(numeric, columns)), category
+
+
+def _numbers(names: list[str], columns: Columns) -> npt.NDArray[np.float32]:
+    matrix = np.empty((columns.rows, len(names)), np.float32)
+    # What all rows share and what they don't are one conversion each, however many columns there are.
+    shared = [name for name in names if len(columns.values[name]) == 1]
+    own = [name for name in names if len(columns.values[name]) != 1] if len(shared) < len(names) else []
+    for chosen in (shared, own):
+        if chosen:
+            places = slice(None) if len(chosen) == len(names) else [names.index(name) for name in chosen]
+            matrix[:, places] = _floats(chosen, [columns.values[name] for name in chosen])
+    return matrix
+
+
+def _floats(names: list[str], values: list[list[Any]]) -> npt.NDArray[np.float32]:
+    """[length, n] of n columns of one length, each number rounded once."""
+    flat = list(chain.from_iterable(values))
+    if not set(map(type, flat)) <= _NUMBERS:
+        for name, column in zip(names, values, strict=True):
+            _wrong(name, column, _NUMBERS, "a numeric feature must be a number, true, false or null")
+    exact = np.array(flat, np.float64)
+    with np.errstate(over="ignore"):
+        numbers = exact.astype(np.float32)
+    large = np.flatnonzero(np.abs(exact) > _EXACT_INTEGERS)
+    for place in large:
+        if type(flat[place]) is int:
+            numbers[place] = _rounded_once(flat[place])
+    return numbers.reshape(len(names), -1).T
+
+
+def _rounded_once(number: int) -> np.float32:
+    """An integer that float64 can't hold exactly, by the rounding that an integer column gets."""
+    return np.array([number], np.int64 if number < _LARGEST_KEY else np.uint64).astype(np.float32)[0]
+
+
+def _wrong(name: str, column: list[Any], allowed: set[type], rule: str) -> None:
+    for row, value in enumerate(column):
+        if type(value) not in allowed:
+            raise DataError(f"column {name}, row {row}: {rule}, not {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: whatever was sent, but not all of it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
