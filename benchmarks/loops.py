@@ -1,5 +1,6 @@
-"""The peers: the same mathematics task after task, as learn2learn, higher and TorchOpt run it, and under `vmap`."""
+"""The peers: the same mathematics in plain PyTorch, task after task with `higher` or without it, and under `vmap`."""
 
+import higher
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -72,6 +73,30 @@ def loop_loss(network: Network, tasks: list[tuple[Rows, Rows]], steps: int, glob
         logit_R = _logit(network, query, adapted, support)
         losses.append(F.binary_cross_entropy_with_logits(logit_R, query.label_R, reduction="sum"))
     return torch.stack(losses).sum() / sum(len(query.label_R) for _, query in tasks)
+
+
+def higher_loss(network: Network, tasks: list[tuple[Rows, Rows]], steps: int) -> Tensor:
+    """The same in full at one α by the mean loss, with the inner loop of `higher` (Grefenstette et al., 2019)."""
+    inner = torch.optim.SGD(network.meta_block.parameters(), lr=float(network.rate(network.output_shift)))
+    losses = []
+    for support, query in tasks:
+        with higher.innerloop_ctx(network, inner, copy_initial_weights=False) as (task_network, optimizer):
+            for _ in range(steps):
+                optimizer.step(F.binary_cross_entropy_with_logits(task_network(support), support.label_R))
+            logit_R = task_network(query)
+            losses.append(F.binary_cross_entropy_with_logits(logit_R, query.label_R, reduction="sum"))
+    return torch.stack(losses).sum() / sum(len(query.label_R) for _, query in tasks)
+
+
+def plain_vanilla_loss(network: Network, rows: Rows) -> Tensor:
+    """What `limaml.learning.objective.vanilla_loss` computes, by PyTorch's own layers in its default precision."""
+    x_RM, z_RO = network.encode(rows)
+    for i, layer in enumerate(network.meta_block.layers):
+        x_RM = layer(F.relu(x_RM) if i else x_RM)
+    h = torch.cat([z_RO, x_RM], 1)
+    for layer in network.global_block.hidden:
+        h = F.relu(layer(h))
+    return F.binary_cross_entropy_with_logits(network.global_block.out(h).squeeze(1), rows.label_R)
 
 
 def vmap_loss(network: Network, support: Rows, query: Rows, rate: float) -> Tensor:

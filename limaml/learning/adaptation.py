@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from limaml.learning import products
 from limaml.learning.blocks import MetaBlock
 from limaml.learning.network import Network
 from limaml.learning.piecewise import Linearized, linearized_by_autograd
@@ -292,7 +293,7 @@ class _Layer:
             assert self.first_TSU is not None
             return self.rows.flat(torch.baddbmm(self.first_TSU, self.products_TSS, self.factor_TSU, alpha=-1))
         if self.own_TUI is None or self.bias_TU is None:
-            first_RU = self.shared(input_RI)
+            first_RU = products.linear(input_RI, self.shared.weight, self.shared.bias)
             self.first_RU = first_RU
             return first_RU
         bias_T1U = (self.shared.bias + self.bias_TU)[:, None]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limaml.learning.piecewise import CHUNK_ROWS, Linearized, PiecewiseLinear, along
+from limaml.learning import products
+from limaml.learning.piecewise import Linearized, PiecewiseLinear, along
 from limaml.learning.rows import Rows
 from limaml.learning.shifts import Shifts, linear
 
@@ -121,9 +122,10 @@ class GlobalBlock(nn.Module):
         def before(z_RO: Tensor) -> tuple[Tensor, Tensor | None]:
             item = self.item
             v_RD = None if item is None else F.linear(z_RO, of(item.weight), of(item.bias))
-            return F.linear(z_RO, weight_z, bias), v_RD
+            return products.linear(z_RO, weight_z, bias), v_RD
 
-        chunks = of(z_RO).split(CHUNK_ROWS)
+        sizes = products.piece_sizes(len(z_RO))
+        chunks = of(z_RO).split(sizes)
         open_RB = (
             None if self.gate is None else F.softplus(F.linear(of(z_RO), of(self.gate.weight), of(self.gate.bias)))
         )
@@ -138,7 +140,7 @@ class GlobalBlock(nn.Module):
 
         def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
             e_RD = embedding_RW[:, : self.width]
-            parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(CHUNK_ROWS))]
+            parts = [one(index, e_RD) for index, e_RD in enumerate(e_RD.split(sizes))]
             logit_R, gradient_RW = (torch.cat(part) for part in zip(*parts, strict=True))
             if self.biases:
                 bias_RB = embedding_RW[:, self.width :].detach() if constant else embedding_RW[:, self.width :]

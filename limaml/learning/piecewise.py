@@ -12,7 +12,6 @@ Shapes are those of `limaml.learning.rows`.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limaml.learning.precision import fast_products
+from limaml.learning.products import piece_products
 
-# Rows that go through at once: they stay in the processor's cache, and products of one shape are worth a fast kernel.
-CHUNK_ROWS = 1024
 # e_RW → logit [R], ∂logit/∂e [R, W]
 Linearized = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -67,7 +64,7 @@ class PiecewiseLinear:
         self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
         """The same without a graph. Overwrites `first_RH`."""
-        with _products(first_RH):
+        with piece_products(len(first_RH)):
             return self._run(first_RH, e_RD, v_RD, drops)[:2]
 
     def _run(
@@ -89,8 +86,7 @@ class PiecewiseLinear:
         # Of the output, the backward signal is 1: nothing to multiply by.
         delta, deltas = a.new_ones(()).expand_as(a), []
         for i in range(len(weights) - 1, -1, -1):
-            back = weights[i].expand(len(a), -1) if i + 1 == len(weights) else delta @ weights[i]
-            delta = torch.ops.aten.threshold_backward(back, hidden[i], 0)
+            delta = _of_active(weights[i].repeat(len(a), 1) if i + 1 == len(weights) else delta @ weights[i], hidden[i])
             if drops:
                 delta.mul_(drops[i])
             deltas.insert(0, delta)
@@ -117,7 +113,7 @@ class _LogitAndGradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         network = PiecewiseLinear(weight_e, weight_v, layers)
         a = first_RH if overwrite else first_RH.clone()
-        with _products(a):
+        with piece_products(len(a)):
             logit_R, gradient_RD, hidden, deltas = network._run(a, e_RD, v_RD, drops)
         ctx.drops, ctx.depth = drops, len(hidden)
         ctx.save_for_backward(gradient_RD, e_RD, v_RD, weight_e, weight_v, *layers[::2], *hidden, *deltas)
@@ -126,7 +122,7 @@ class _LogitAndGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, a_R: Tensor, u_RD: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of Σ a·logit + Σ u·J."""
-        with _products(a_R):
+        with piece_products(len(a_R)):
             return _LogitAndGradient._gradients(ctx, a_R, u_RD)
 
     @staticmethod
@@ -144,7 +140,7 @@ class _LogitAndGradient(torch.autograd.Function):
             grad_weight_v = deltas[0].t() @ (mixed_RD * v_RD)
         grads: list[Tensor | None] = []
         for i in range(depth):
-            tangent = torch.ops.aten.threshold_backward(tangent, hidden[i], 0)
+            tangent = _of_active(tangent, hidden[i])
             if drops:
                 tangent.mul_(drops[i])
             mixed = torch.addcmul(tangent, hidden[i], a_R1)
@@ -157,9 +153,9 @@ class _LogitAndGradient(torch.autograd.Function):
         return (deltas[0] * a_R1, gradient_RD * a_R1, grad_v, grad_weight_e, grad_weight_v, None, None, *grads)
 
 
-def _products(rows: Tensor) -> AbstractContextManager[None]:
-    """The processor's fastest exact products for whole chunks; kernels for any other number of rows cost too much."""
-    return fast_products(rows.device) if len(rows) == CHUNK_ROWS else nullcontext()
+def _of_active(signal_RH: Tensor, hidden_RH: Tensor) -> Tensor:
+    """The signal where a unit is active, 0 elsewhere; written over, since a new tensor costs more than the product."""
+    return torch.ops.aten.threshold_backward.grad_input(signal_RH, hidden_RH, 0, grad_input=signal_RH)
 
 
 def along(logit_R: Tensor, gradient_RW: Tensor, e_RW: Tensor) -> Tensor:

@@ -4,9 +4,8 @@
 (AMX, ARM) that is what it means, with an error larger than an inner step's adaptation; elsewhere oneDNN takes its own
 float32 kernel, on AVX-512 twice as fast as the default. Which one it is can only be measured.
 
-oneDNN makes a kernel for every new shape, in up to a millisecond: this pays where shapes come again, as those of tasks
-of one length and of chunks of one size do, and on small networks costs more than it saves where every batch has another
-number of rows.
+oneDNN makes a kernel for every new shape, in up to a millisecond: this pays where shapes come again, for which
+`limaml.learning.products` sees to it.
 """
 
 import time

@@ -122,7 +122,7 @@ class Rows:
         if self._same_length:
             return value_RI.view(self.tasks, self.longest, -1)
         room = value_RI.new_zeros(self.tasks * self.longest, value_RI.shape[1])
-        return room.index_copy(0, self._place_R, value_RI).view(self.tasks, self.longest, value_RI.shape[1])
+        return room.index_copy_(0, self._place_R, value_RI).view(self.tasks, self.longest, value_RI.shape[1])
 
     def flat(self, value_TSI: Tensor) -> Tensor:
         """[R, I] back from `padded`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from limaml.learning import products
 from limaml.learning.rows import Rows
 
 
@@ -43,7 +44,7 @@ def times_weight(x_TSI: Tensor, shift: Shift) -> Tensor:
 
 def linear(layer: nn.Linear, x_RI: Tensor, shifts: Shifts, name: str, rows: Rows | None) -> Tensor:
     """[R, U] a layer's output with each row's own task's shifts, where the layer has any."""
-    out_RU = layer(x_RI)
+    out_RU = products.linear(x_RI, layer.weight, layer.bias)
     weight, bias = shifts.get(f"{name}.weight"), shifts.get(f"{name}.bias")
     if weight is None and bias is None:
         return out_RU

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks import embeddings, inputs, memory, training
-from benchmarks.loops import loop_embed, loop_loss, split, vmap_loss
+from benchmarks.loops import higher_loss, loop_embed, loop_loss, plain_vanilla_loss, split, vmap_loss
 from benchmarks.reporting import interleaved, peak_mebibytes, ratio
 from limaml.learning.adaptation import GlobalGradient, embed
-from limaml.learning.objective import limaml_loss
+from limaml.learning.objective import limaml_loss, vanilla_loss
 from limaml.learning.rows import rows_of, support_and_query
 
 
@@ -51,22 +51,27 @@ def test_loop_over_tasks_makes_the_same_embeddings(adapted: str):
     torch.testing.assert_close(embed(network, support, 2), loop_embed(network, split(support), 2))
 
 
-def test_vmap_is_the_same_step():
+def test_vmap_higher_and_plain_pytorch_are_the_same_steps():
     app = inputs.application("meta_block", learned_task_learning_rate=False, inner_loss="mean")
     network = inputs.network(app).double()
     rows = rows_of(inputs.batch(5, support=6, query=3), dtype=torch.float64)
     is_query = torch.arange(45) % 9 >= 6
     support, query = rows.where(~is_query), rows.where(is_query)
-    peer = vmap_loss(network, support, query, app.training.task_learning_rate)
-    torch.testing.assert_close(peer, limaml_loss(network, support, query, 1, "full"), rtol=1e-12, atol=0)
+    pairs = list(zip(split(support), split(query), strict=True))
+    ours = limaml_loss(network, support, query, 1, "full")
+    for peer in (vmap_loss(network, support, query, app.training.task_learning_rate), higher_loss(network, pairs, 1)):
+        torch.testing.assert_close(peer, ours, rtol=1e-12, atol=0)
+    torch.testing.assert_close(plain_vanilla_loss(network, rows), vanilla_loss(network, rows), rtol=1e-12, atol=0)
 
 
 def test_training_figures():
     result = training.run(repeats=1, tasks=4, fit_tasks=20)
     ours = {f"n{n}_{gradient}" for n in (1, 3, 5) for gradient in training.GRADIENTS}
     for figures in (result, result["fast_products"]):
-        assert set(figures["ratio_to_vanilla"]) == ours | {"n1_any_module", "n1_ragged"}
-        assert set(figures["loop_over_ours"]) == {"n1_direct", "n1_full"}
+        for vanilla in ("vanilla", "own_vanilla"):
+            assert set(figures[f"ratio_to_{vanilla}"]) == ours | {"n1_any_module", "n1_ragged"}
+        for loop in ("loop", "lean_loop"):
+            assert set(figures[f"{loop}_over_ours"]) == {"n1_direct", "n1_full"}
     assert set(result["learned_rates"]) == set(result["embedding"]) == ours | {"as_configured"}
     assert result["memory_over_vmap"] > 0
     assert set(result["fit_tasks_per_second"]) == {"vanilla", "limaml"}

@@ -1,4 +1,4 @@
-"""Freed memory is used again: told by where the allocator takes the next block, since not every kernel counts faults."""
+"""Freed memory is used again: told by where the allocator takes a block, since not every kernel counts faults."""
 
 import platform
 import subprocess

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.loops import loop_loss
 from benchmarks.loops import split as tasks_of
-from limaml.learning import blocks, piecewise
+from limaml.learning import products
 from limaml.learning.adaptation import GlobalGradient, adapt
 from limaml.learning.network import GlobalBlock, Network
 from limaml.learning.objective import limaml_loss
@@ -174,8 +174,7 @@ def test_chunks_change_nothing(
     network = make_network(adapted="embedding", bias_step="newton")
     support, query = split(random_batch(*RAGGED))
     whole = gradients(network, partial(ours, support, query, 2, mode, False))
-    for module in (blocks, piecewise):
-        monkeypatch.setattr(module, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(products, "PIECES", (5, 2))
     assert len(support.label_R) % 5
     for name, value in gradients(network, partial(ours, support, query, 2, mode, False)).items():
         torch.testing.assert_close(value, whole[name], rtol=1e-10, atol=1e-12, msg=name)
