@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import inputs
@@ -31,7 +32,7 @@ from benchmarks.loops import loop_embed, split
 from benchmarks.reporting import emit, interleaved, ratio, show, single_thread
 from benchmarks.training import papers_form
 from limaml.config import Application
-from limaml.data.shards import open_shard, support_batches
+from limaml.data.shards import open_shard, row_groups, support_parts
 from limaml.data.tasks import TaskSet
 from limaml.learning.adaptation import embed
 from limaml.learning.buffers import keep_freed_memory
@@ -68,8 +69,9 @@ def stage(app: Application, folder: Path, sets: dict[str, str], repeats: int) ->
         widths, size = task_set.manifest.details["widths"], app.embeddings.tasks_per_batch
         for entry in task_set.manifest.files:
             with open_shard(file_uri(tasks, entry)) as file:
-                for _ in support_batches(file, widths, size, ROWS_PER_BATCH):
-                    pass
+                for group in row_groups(file, widths):
+                    for part in support_parts(group, np.flatnonzero(group.support), size, ROWS_PER_BATCH):
+                        group.support_only(part)
 
     candidates: dict[str, Callable[[], None]] = {}
     for shape, tasks in sets.items():

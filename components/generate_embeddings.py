@@ -30,6 +30,7 @@ def generate_embeddings(
     from limaml.errors import DataError
     from limaml.manifest import read_manifest
     from limaml.online.embeddings import generate_embeddings as generate
+    from limaml.online.previous import embeddings_of
     from limaml.online.release import current
     from limaml.windows import TaskSplit
     from limaml.workspace import Workspace
@@ -37,13 +38,18 @@ def generate_embeddings(
     with Step():
         app = application_from_json(application)
         place = Workspace(workspace, app.name)
-        model = model or current(place.store_url(app), app).model_uri
+        previous = ""
+        if not model:
+            serving = current(place.store_url(app), app)
+            model = serving.model_uri
+            previous = embeddings_of(serving, place) if app.embeddings.refresh == "delta" else ""
         version = read_manifest(model, "model").details["model_version"]
         as_of = TaskSplit.model_validate(read_manifest(tasks, "task_set").details["split"]).boundary
         if as_of is None:
             raise DataError(f"{tasks}: its split has no boundary, so it is no set to generate embeddings from")
         output = place.embeddings(version, as_of)
-        embeddings = generate(model, tasks, output, app, as_of)
+        embeddings = generate(model, tasks, output, app, as_of, previous)
         save(embeddings, output, manifest)
         log_figures(embeddings.counts, metrics)
+        log_figures({name: embeddings.details[name] for name in ("changed", "removed")}, metrics)
     return output

@@ -126,6 +126,10 @@ class Embeddings(Section):
         ge=1,
         description="at most: each holds its own parameters in memory; 8,192 rows end a batch as well",
     )
+    refresh: Literal["delta", "full"] = Field(
+        default="delta",
+        description="delta: a daily refresh computes only tasks whose samples changed since the release that serves",
+    )
 
 
 class Gate(Section):

@@ -34,6 +34,9 @@ MODEL_VERSION = "model_version"
 AS_OF = "as_of"
 NEWEST_EVENT_TIME = "newest_event_time"
 SAMPLES = "samples"
+SUPPORT_DIGEST = "support_digest"
+# Beside the shards of a day that carried embeddings over: tasks that the day before had and this one has not.
+REMOVED = "removed.parquet"
 
 
 def task_set_schema(
@@ -66,7 +69,11 @@ def task_set_schema(
 
 
 def embedding_schema(width: int) -> pa.Schema:
-    """Columns of an embedding shard: one row a task, ordered by `task_id`."""
+    """Columns of an embedding shard: one row a task, ordered by `task_id`.
+
+    `as_of` is when a row was computed: a day that carries an unchanged task's embedding over keeps its older one.
+    `support_digest` says what it was computed from (`limaml.data.digests`).
+    """
     return pa.schema(
         [
             (TASK_ID, pa.string()),
@@ -75,6 +82,7 @@ def embedding_schema(width: int) -> pa.Schema:
             (AS_OF, TIMESTAMP),
             (NEWEST_EVENT_TIME, TIMESTAMP),
             (SAMPLES, pa.int32()),
+            (SUPPORT_DIGEST, pa.uint64()),
         ]
     )
 

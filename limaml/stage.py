@@ -78,12 +78,14 @@ class Stage:
             inputs=digests,
         )
 
-    def run(self, build: Callable[[Path], Manifest], resumable: bool = False) -> Manifest:
+    def run(self, build: Callable[[Path], Manifest], resumable: bool = False, start: str = "") -> Manifest:
         """Return the finished manifest, building it only if the output is not already made from the same things.
 
         An output whose files no longer match their sums is built again.
 
-        `build` gets a local directory, writes its files there and returns `self.manifest(...)`.
+        `build` gets a local directory, writes its files there and returns `self.manifest(...)`. Where it is resumable,
+        it meets there what an earlier run finished that set out from the same `start`: an identity of what spares work
+        and changes nothing of what is owed.
         """
         existing = find_manifest(self.output)
         if existing is not None and existing.fingerprint == self.fingerprint:
@@ -96,7 +98,8 @@ class Stage:
                 return existing
         started = time.monotonic()
         log.info("%s: writing %s", self.kind, self.output)
-        with storage.atomic_directory(self.output, self.fingerprint if resumable else "") as directory:
+        resume_key = fingerprint(stage=self.fingerprint, start=start) if resumable else ""
+        with storage.atomic_directory(self.output, resume_key) as directory:
             manifest = build(directory)
             write_manifest(directory, manifest)
         log.info("%s: done in %.1f s (%s)", self.kind, time.monotonic() - started, _spell(manifest.counts))

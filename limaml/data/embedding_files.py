@@ -10,7 +10,13 @@ import pyarrow.parquet as pq
 
 from limaml import schema, storage
 from limaml.errors import DataError
-from limaml.manifest import Manifest, file_uri, files_of, read_manifest, verify_files
+from limaml.manifest import FileEntry, Manifest, file_uri, files_of, read_manifest, verify_files
+
+
+def shard_entries(manifest: Manifest, definition: str | None = None) -> list[FileEntry]:
+    """The shards of embeddings: of every task definition, or of one (the first one's name is empty)."""
+    entries = manifest.files if definition is None else files_of(manifest, definition)
+    return [entry for entry in entries if entry.path != schema.REMOVED]
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class EmbeddingFiles:
 
     def shards(self, definition: str = "") -> Iterator[EmbeddingShard]:
         """The shards of a task definition, one in memory at a time; without a name, of the first."""
-        for entry in files_of(self.manifest, definition):
+        for entry in shard_entries(self.manifest, definition):
             fs, path = storage.filesystem(file_uri(self.uri, entry))
             with storage.storage_errors(path, "read"):
                 shard = _shard(pq.read_table(path, filesystem=fs), path)

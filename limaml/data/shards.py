@@ -200,21 +200,24 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def support_batches(
-    file: pq.ParquetFile, widths: dict[str, int], tasks_per_batch: int, rows_per_batch: int
-) -> Iterator[TaskBatch]:
-    """The support rows of every task that has any, in batches of similar length that end at whichever comes first.
-
-    A batch has one task at least. It may share its row group's memory.
-    """
+def row_groups(file: pq.ParquetFile, widths: dict[str, int]) -> Iterator[TaskBatch]:
+    """The tasks of one row group after the other, their row ids left unread."""
     for group in range(file.num_row_groups):
-        batch = read_row_group(file, group, widths, row_ids=False)
-        order = np.argsort(batch.support, kind="stable")
-        order = order[np.searchsorted(batch.support[order], 1) :]
-        ends = np.cumsum(batch.support[order])
-        first = rows = 0
-        while first < len(order):
-            last = int(np.searchsorted(ends, rows + rows_per_batch, "right"))
-            last = min(max(last, first + 1), first + tasks_per_batch)
-            yield batch.support_only(order[first:last])
-            first, rows = last, int(ends[last - 1])
+        yield read_row_group(file, group, widths, row_ids=False)
+
+
+def support_parts(
+    batch: TaskBatch, tasks: npt.NDArray[np.int64], tasks_per_part: int, rows_per_part: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """These of a batch's tasks in parts of similar length, each ending at whichever comes first.
+
+    Only support rows count: `batch.support_only` of a part may share the batch's memory. A part has one task at least.
+    """
+    order = tasks[np.argsort(batch.support[tasks], kind="stable")]
+    ends = np.cumsum(batch.support[order])
+    first = rows = 0
+    while first < len(order):
+        last = int(np.searchsorted(ends, rows + rows_per_part, "right"))
+        last = min(max(last, first + 1), first + tasks_per_part)
+        yield order[first:last]
+        first, rows = last, int(ends[last - 1])

@@ -1,13 +1,14 @@
 """Daily meta embeddings (Alg. 2b): from θ_meta, k steps on each task's recent samples, then score the newest of them.
 
 One output shard per shard of the task set, each finished file kept when a run is killed. Memory holds two row groups of
-samples and the embeddings of one shard.
+samples and the embeddings of one shard, twice where some are carried over from the day before.
 """
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,23 @@ from limaml import storage
 from limaml.config import Application
 from limaml.console import progress
 from limaml.data.batches import TaskBatch
-from limaml.data.shards import open_shard, support_batches
+from limaml.data.digests import support_digests
+from limaml.data.shards import open_shard, row_groups, support_parts
 from limaml.data.tasks import TaskSet
 from limaml.errors import ConfigError, DataError
 from limaml.learning.buffers import keep_freed_memory
 from limaml.learning.precision import fast_products
-from limaml.manifest import FileEntry, Manifest, file_uri
+from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest
 from limaml.model import Model, load_model
+from limaml.online.previous import Previous, PreviousShard
 from limaml.schema import (
     AS_OF,
     EMBEDDING,
     MODEL_VERSION,
     NEWEST_EVENT_TIME,
+    REMOVED,
     SAMPLES,
+    SUPPORT_DIGEST,
     TASK_ID,
     embedding_schema,
     stored_id,
@@ -52,9 +57,16 @@ _ENCODING: dict[str, Any] = {
     "column_encoding": {f"{EMBEDDING}.list.element": "BYTE_STREAM_SPLIT"},
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Raise it when the same model and rows give another embedding than before.
+_VERSION = 2
+
+# Of T tasks: stored ids, embeddings [T, W], newest event times in microseconds, samples, support digests.
+_Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def generate_embeddings(model: str, tasks: str, output: str, application: Application, as_of: date) -> Manifest:
+def generate_embeddings(
+    model: str, tasks: str, output: str, application: Application, as_of: date, previous: str = ""
+) -> Manifest:
     """Generate the embeddings of all tasks that have a support row, of every task definition.
 
     Args:
@@ -63,9 +75,13 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
         output: URI of the directory to write.
         application: the configuration; `embeddings` decides steps and pooling, not what the model was trained with.
         as_of: the logical date they are made for; every sample must lie before it.
+        previous: URI of an earlier day's embeddings: tasks whose support rows are still the same are not computed
+            again. Where model, settings or shards differ, all are. An output that is finished already stays as it is,
+            whatever it was carried over from: it says the same.
 
     Raises:
-        DataError: an embedding is not finite, a sample lies at or after `as_of`, or no task has a support row.
+        DataError: an embedding is not finite, a sample lies at or after `as_of`, no task has a support row, or
+            `previous` holds no finished embeddings.
         IntegrityError: model or task set differ from their manifests.
         ConfigError: the model does not fit the application, or adapts the whole network.
     """
@@ -77,132 +93,143 @@ def generate_embeddings(model: str, tasks: str, output: str, application: Applic
     network = load_model(model, application)
     task_set = TaskSet.open(tasks)
     options = application.embeddings
-    stage = Stage(
-        "embeddings",
-        output,
-        application,
-        (),
-        {
-            "model": network.digest,
-            "tasks": task_set.manifest.digest,
-            "as_of": as_of.isoformat(),
-            "finetune_steps": options.finetune_steps,
-            "pooling": options.pooling,
-        },
-    )
+    settings = {"finetune_steps": options.finetune_steps, "pooling": options.pooling}
+    inputs = {"model": network.digest, "tasks": task_set.manifest.digest, "as_of": as_of.isoformat(), **settings}
+    stage = Stage("embeddings", output, application, (), inputs, _VERSION)
+    cutoff = day_start(as_of, application.windows.utc_offset_hours)
+    settings |= {"model_digest": network.digest, "stage_version": _VERSION}
 
     def build(directory: Path) -> Manifest:
         keep_freed_memory()
+        shards = [entry.path for name in application.definition_names for entry in task_set.of(name).files]
+        earlier = Previous.open(previous, settings, shards) if previous else None
         with progress() as bar:
             for number, name in enumerate(application.definition_names):
                 tasks = task_set.of(name)
                 bar.add_task(" ".join(["embeddings, rows", name]), total=tasks.counts["support_rows"], note="")
                 (directory / name).mkdir(exist_ok=True)
+                job = _Job(tasks, number, network, application, cutoff, earlier, bar)
                 for entry in tasks.files:
-                    _write_shard(directory, entry, tasks, number, network, application, as_of, bar)
-        return _manifest(directory, stage, task_set, network, model, as_of)
+                    job.write_shard(directory, entry)
+        details = {"model_version": network.version, "model_uri": storage.normalize(model), **settings}
+        details |= {"as_of": as_of.isoformat(), "width": network.embedding_width}
+        return _manifest(directory, stage, task_set, details, earlier, cutoff)
 
-    return stage.run(build, resumable=True)
+    start = read_manifest(previous, "embeddings").digest if previous else ""
+    return stage.run(build, resumable=True, start=start)
 
 
-def _manifest(directory: Path, stage: Stage, task_set: TaskSet, network: Model, model: str, as_of: date) -> Manifest:
-    tasks, rows, newest = {}, 0, 0
+def _manifest(
+    directory: Path,
+    stage: Stage,
+    task_set: TaskSet,
+    details: dict[str, Any],
+    earlier: Previous | None,
+    cutoff: datetime,
+) -> Manifest:
+    tasks, rows, newest, computed = {}, 0, 0, 0
     for path in sorted(directory.rglob("shard=*.parquet")):
         with pq.ParquetFile(path) as file:
-            table = file.read(columns=[SAMPLES, NEWEST_EVENT_TIME])
+            table = file.read(columns=[SAMPLES, NEWEST_EVENT_TIME, AS_OF])
         tasks[str(path.relative_to(directory))] = len(table)
         rows += int(table[SAMPLES].to_numpy().sum())
         newest = max(newest, int(table[NEWEST_EVENT_TIME].cast(pa.int64()).to_numpy().max(initial=0)))
+        computed += int((table[AS_OF].cast(pa.int64()).to_numpy() == _microseconds(cutoff)).sum())
     embedded, all_tasks = sum(tasks.values()), sum(task_set.of(name).tasks for name in ("", *task_set.further))
     if not embedded:
-        raise DataError(f"{task_set.uri}: none of its {all_tasks} tasks has a support row before {as_of}")
-    options = stage.application.embeddings
+        raise DataError(f"{task_set.uri}: none of its {all_tasks} tasks has a support row before {details['as_of']}")
+    removed = earlier.write_removed(directory) if earlier else 0
+    log.info("embeddings: %s of %s computed, %s removed", f"{computed:,}", f"{embedded:,}", f"{removed:,}")
     return stage.manifest(
-        entries(directory, tasks, "shard=*.parquet"),
+        entries(directory, tasks | {REMOVED: removed}, "*.parquet"),
         {"tasks": embedded, "rows": rows, "tasks_without_support": all_tasks - embedded},
-        {
-            "model_version": network.version,
-            "model_uri": storage.normalize(model),
-            "model_digest": network.digest,
-            "as_of": as_of.isoformat(),
-            "width": network.embedding_width,
-            "pooling": options.pooling,
-            "finetune_steps": options.finetune_steps,
+        details
+        | {
             "newest_event_time": (_EPOCH + timedelta(microseconds=newest)).isoformat(),
+            "previous_digest": earlier.manifest.digest if earlier else "",
+            "changed": computed,
+            "removed": removed,
         },
     )
 
 
-def _write_shard(
-    directory: Path,
-    entry: FileEntry,
-    task_set: TaskSet,
-    definition: int,
-    network: Model,
-    application: Application,
-    as_of: date,
-    bar: Progress,
-) -> None:
-    """One output file, under a dot name until it is whole; nothing where an earlier run finished it."""
-    done = directory / entry.path
-    if done.exists():
-        log.info("embeddings: %s kept from an earlier run", entry.path)
-        return
-    cutoff = day_start(as_of, application.windows.utc_offset_hours)
-    with open_shard(file_uri(task_set.uri, entry)) as file:
-        widths, size = task_set.manifest.details["widths"], application.embeddings.tasks_per_batch
-        batches = support_batches(file, widths, size, ROWS_PER_BATCH)
-        parts = list(_embedded(batches, definition, network, application, cutoff, bar))
-    width = network.embedding_width
-    columns = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _nothing(width)
-    ids, vectors, newest, samples = columns
-    schema = embedding_schema(width)
-    values = {
-        TASK_ID: pa.array([stored_id(task_set.definition, task) for task in ids], pa.string()),
-        EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
-        MODEL_VERSION: pa.repeat(network.version, len(ids)),
-        AS_OF: pa.repeat(pa.scalar(cutoff, schema.field(AS_OF).type), len(ids)),
-        NEWEST_EVENT_TIME: pa.array(newest).cast(schema.field(NEWEST_EVENT_TIME).type),
-        SAMPLES: pa.array(samples, pa.int32()),
-    }
-    table = pa.Table.from_arrays([values[field.name] for field in schema], schema=schema)
-    making = done.with_name(f".{done.name}")
-    # By UTF-8 bytes: the order stores keep their keys in.
-    pq.write_table(table.sort_by(TASK_ID), making, row_group_size=ROW_GROUP_ROWS, compression="zstd", **_ENCODING)
-    with making.open("rb") as stream:
-        os.fsync(stream.fileno())
-    making.rename(done)
+@dataclass(frozen=True)
+class _Job:
+    """What the shards of one task definition are made with."""
 
+    task_set: TaskSet
+    definition: int
+    network: Model
+    application: Application
+    cutoff: datetime
+    earlier: Previous | None
+    bar: Progress
 
-def _embedded(
-    batches: Iterator[TaskBatch],
-    definition: int,
-    network: Model,
-    application: Application,
-    cutoff: datetime,
-    bar: Progress,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Per batch: task ids [T], embeddings [T, W], newest event times [T] in microseconds, samples [T]."""
-    options = application.embeddings
-    for support in batches:
-        bar.advance(bar.task_ids[-1], support.rows)
-        newest = support.event_time[support.offsets[1:] - 1]
-        _check_before(support, newest, cutoff)
+    def write_shard(self, directory: Path, entry: FileEntry) -> None:
+        """One output file, under a dot name until it is whole; nothing where an earlier run finished it."""
+        done = directory / entry.path
+        if done.exists():
+            log.info("embeddings: %s kept from an earlier run", entry.path)
+            return
+        width = self.network.embedding_width
+        schema = embedding_schema(width)
+        earlier = self.earlier.shard(entry.path, self.cutoff) if self.earlier else None
+        with open_shard(file_uri(self.task_set.uri, entry)) as file:
+            parts = list(self._embedded(file, earlier))
+        columns = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _nothing(width)
+        ids, vectors, newest, samples, digests = columns
+        values = {
+            TASK_ID: pa.array(ids, pa.string()),
+            EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
+            MODEL_VERSION: pa.repeat(self.network.version, len(ids)),
+            AS_OF: pa.repeat(pa.scalar(self.cutoff, schema.field(AS_OF).type), len(ids)),
+            NEWEST_EVENT_TIME: pa.array(newest).cast(schema.field(NEWEST_EVENT_TIME).type),
+            SAMPLES: pa.array(samples, pa.int32()),
+            SUPPORT_DIGEST: pa.array(digests),
+        }
+        table = pa.Table.from_arrays([values[field.name] for field in schema], schema=schema)
+        if earlier is not None:
+            table = pa.concat_tables([table, earlier.carried()])
+        making = done.with_name(f".{done.name}")
+        # By UTF-8 bytes: the order stores keep their keys in.
+        pq.write_table(table.sort_by(TASK_ID), making, row_group_size=ROW_GROUP_ROWS, compression="zstd", **_ENCODING)
+        with making.open("rb") as stream:
+            os.fsync(stream.fileno())
+        making.rename(done)
+
+    def _embedded(self, file: pq.ParquetFile, earlier: PreviousShard | None) -> Iterator[_Part]:
+        options = self.application.embeddings
+        for group in row_groups(file, self.task_set.manifest.details["widths"]):
+            ids = np.array([stored_id(self.task_set.definition, task) for task in group.task_ids], object)
+            digests, tasks = support_digests(group), np.flatnonzero(group.support)
+            if earlier is not None:
+                tasks = tasks[earlier.changed(ids[tasks], digests[tasks])]
+            self.bar.advance(self.bar.task_ids[-1], int(group.support.sum() - group.support[tasks].sum()))
+            for part in support_parts(group, tasks, options.tasks_per_batch, ROWS_PER_BATCH):
+                support = group.support_only(part)
+                newest = support.event_time[support.offsets[1:] - 1]
+                _check_before(support, newest, self.cutoff)
+                yield ids[part], self._vectors(support), newest, support.lengths, digests[part]
+                self.bar.advance(self.bar.task_ids[-1], support.rows)
+
+    def _vectors(self, support: TaskBatch) -> np.ndarray:
+        """[T, W] embeddings of a batch's tasks."""
+        options = self.application.embeddings
         # Where lengths differ, so do the shapes of batches, and each new shape costs the faster products a new kernel.
         same_length = int(support.lengths.min()) == int(support.lengths.max())
-        with fast_products(network.device) if same_length else nullcontext():
-            vectors = network.embed(support, options.finetune_steps, options.pooling, definition)
+        with fast_products(self.network.device) if same_length else nullcontext():
+            vectors = self.network.embed(support, options.finetune_steps, options.pooling, self.definition)
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             raise DataError(
                 f"task {support.task_ids[broken[0]]}: its embedding is not finite after {options.finetune_steps} steps "
                 f"({len(broken)} of {support.tasks} in its batch); lower training.task_learning_rate and train again"
             )
-        yield np.array(support.task_ids, object), vectors, newest, support.lengths
+        return vectors
 
 
 def _check_before(support: TaskBatch, newest: np.ndarray, cutoff: datetime) -> None:
-    late = np.flatnonzero(newest >= (cutoff - _EPOCH) // timedelta(microseconds=1))
+    late = np.flatnonzero(newest >= _microseconds(cutoff))
     if len(late):
         seen = _EPOCH + timedelta(microseconds=int(newest[late[0]]))
         raise DataError(
@@ -211,6 +238,10 @@ def _check_before(support: TaskBatch, newest: np.ndarray, cutoff: datetime) -> N
         )
 
 
-def _nothing(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _nothing(width: int) -> _Part:
     empty = np.empty(0, np.int64)
-    return np.empty(0, object), np.empty((0, width), np.float32), empty, empty
+    return np.empty(0, object), np.empty((0, width), np.float32), empty, empty, np.empty(0, np.uint64)

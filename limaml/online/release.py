@@ -11,6 +11,7 @@ import numpy as np
 
 from limaml.config import Application
 from limaml.console import progress
+from limaml.data.embedding_files import shard_entries
 from limaml.errors import DataError, GateRefused, StoreError
 from limaml.manifest import Manifest, file_uri, fingerprint, read_manifest, verify_files
 from limaml.online.merge import merged, sample
@@ -57,7 +58,7 @@ def publish(embeddings: str, store_url: str, application: Application, decision:
         log.warning("publish: kept release %d, which came after generation %s", serving.number, plan.name)
         return serving
     verify_files(embeddings, manifest)
-    uris = [file_uri(embeddings, entry) for entry in manifest.files]
+    uris = [file_uri(embeddings, entry) for entry in shard_entries(manifest)]
     sealed = store.sealed(plan.name) or _write(store, plan, uris)
     try:
         _verify(store, sealed, manifest, uris, application)

@@ -10,7 +10,7 @@ import pytest
 
 from limaml.data import shards
 from limaml.data.batches import TaskBatch
-from limaml.data.shards import ShardWriter, read_row_group, support_batches
+from limaml.data.shards import ShardWriter, read_row_group, row_groups, support_parts
 from limaml.errors import DataError
 from limaml.schema import TIMESTAMP, task_set_schema
 from tests.limaml.data.test_batches import by_task, make_batch
@@ -36,6 +36,15 @@ def write(path: Path, batch: TaskBatch) -> Path:
     with ShardWriter(path, schema) as writer:
         writer.write(pa.Table.from_arrays(columns, schema=schema), batch.lengths)
     return path
+
+
+def support_batches(file: pq.ParquetFile, tasks: int, rows: int) -> list[TaskBatch]:
+    """The support rows of every task that has any, part by part."""
+    return [
+        group.support_only(part)
+        for group in row_groups(file, WIDTHS)
+        for part in support_parts(group, np.flatnonzero(group.support), tasks, rows)
+    ]
 
 
 @pytest.fixture
@@ -74,9 +83,9 @@ def test_row_ids_are_read_only_where_asked_for(batch: TaskBatch, path: Path) -> 
 
 
 @pytest.mark.parametrize(("tasks", "rows"), [(1, 1000), (3, 1000), (1000, 7), (4, 9), (1000, 1000)])
-def test_support_batches_hold_every_support_row_once(batch: TaskBatch, path: Path, tasks: int, rows: int) -> None:
+def test_support_parts_hold_every_support_row_once(batch: TaskBatch, path: Path, tasks: int, rows: int) -> None:
     with pq.ParquetFile(path) as file:
-        parts = list(support_batches(file, WIDTHS, tasks, rows))
+        parts = support_batches(file, tasks, rows)
         groups = file.num_row_groups
     assert max(part.tasks for part in parts) <= tasks
     assert all(part.rows <= rows or part.tasks == 1 for part in parts)
@@ -85,9 +94,9 @@ def test_support_batches_hold_every_support_row_once(batch: TaskBatch, path: Pat
     assert sorted(by_task(TaskBatch.concatenate(parts))) == sorted(by_task(expected))
 
 
-def test_support_batches_come_by_length(path: Path) -> None:
+def test_support_parts_come_by_length(path: Path) -> None:
     with pq.ParquetFile(path) as file:
-        lengths = [part.lengths.tolist() for part in support_batches(file, WIDTHS, 1000, 1000)]
+        lengths = [part.lengths.tolist() for part in support_batches(file, 1000, 1000)]
     assert all(group == sorted(group) for group in lengths)
 
 
@@ -96,7 +105,7 @@ def test_a_shard_without_tasks_is_a_file(tmp_path: Path) -> None:
         pass
     with pq.ParquetFile(tmp_path / "empty.parquet") as file:
         assert file.metadata.num_rows == 0
-        assert list(support_batches(file, WIDTHS, 7, 7)) == []
+        assert support_batches(file, 7, 7) == []
 
 
 @pytest.mark.parametrize(("noise", "expected"), [(True, "UNCOMPRESSED"), (False, "ZSTD")], ids=["noise", "repeated"])

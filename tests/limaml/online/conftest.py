@@ -48,6 +48,7 @@ class Files:
                     pa.array([instant] * len(names), pa.timestamp("us", tz="UTC")),
                     pa.array(newest, pa.timestamp("us", tz="UTC")),
                     pa.array(rng.integers(1, 30, len(names)), pa.int32()),
+                    pa.array(rng.integers(1 << 63, size=len(names)), pa.uint64()),
                 ]
                 table = pa.Table.from_arrays(columns, schema=embedding_schema(width))
                 pq.write_table(table, directory / f"shard={shard:03d}.parquet", row_group_size=40)

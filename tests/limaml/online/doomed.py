@@ -3,6 +3,7 @@
 They fork from a server that has imported the library and runs no threads: real processes, without seconds of imports.
 """
 
+import json
 import multiprocessing
 import os
 import resource
@@ -12,7 +13,7 @@ from datetime import date
 from typing import Any
 
 from limaml import storage
-from limaml.config import parse_application
+from limaml.config import application_from_json, parse_application
 from limaml.errors import StoreError
 from limaml.online import embeddings as embeddings_stage
 from limaml.online import lmdb_generation, lmdb_store, release
@@ -78,8 +79,10 @@ def publish_on_full_disk(embeddings: str, store_url: str, decision: str) -> None
         os._exit(error.exit_code if "the current release is unchanged" in str(error) else 99)
 
 
-def embed_and_die(model: str, tasks: str, output: str, as_of: str) -> None:
+def embed_and_die(
+    model: str, tasks: str, output: str, as_of: str, previous: str = "", application: str = json.dumps(SMALL)
+) -> None:
     """Generate embeddings and be killed while the second shard is made."""
-    embeddings_stage._embedded = _dying(embeddings_stage._embedded, "before", 2)
-    application = parse_application(SMALL, "tests")
-    embeddings_stage.generate_embeddings(model, tasks, output, application, date.fromisoformat(as_of))
+    embeddings_stage._Job._embedded = _dying(embeddings_stage._Job._embedded, "before", 2)
+    parsed = application_from_json(application)
+    embeddings_stage.generate_embeddings(model, tasks, output, parsed, date.fromisoformat(as_of), previous)

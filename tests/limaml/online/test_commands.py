@@ -1,6 +1,7 @@
 """`embed`, `publish`, `release …` and `score` as a person types them."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,6 +52,7 @@ def published(shell: Shell, chain: Chain, folder: Path) -> dict:
         workspace=False,
     )  # fmt: skip
     assert made["tasks_without_support"] == 10
+    assert made["changed"] == made["tasks"]
     decision = Files(folder, chain.application).decision(output)
     return shell.json("publish", "--embeddings", output, "--decision", decision)
 
@@ -77,6 +79,15 @@ def test_from_embeddings_to_a_score(shell: Shell, chain: Chain, tmp_path: Path) 
     table = shell.run("score", "--requests", requests)
     assert "the 20 highest of 30" in table.stdout
     assert "stale" in table.stdout
+
+
+def test_embeddings_carried_over_from_a_directory(shell: Shell, chain: Chain, tmp_path: Path) -> None:
+    published(shell, chain, tmp_path)
+    made = shell.json(
+        "embed", "--model", chain.model, "--tasks", chain.tasks, "--output", str(tmp_path / "next"),
+        "--as-of", str(AS_OF + timedelta(days=1)), "--previous", str(tmp_path / "embeddings"), workspace=False,
+    )  # fmt: skip
+    assert (made["changed"], made["removed"]) == (0, 0)
 
 
 def test_one_task_and_json_lines(shell: Shell, chain: Chain, tmp_path: Path) -> None:

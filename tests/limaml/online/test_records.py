@@ -13,7 +13,8 @@ from limaml.schema import embedding_schema
 
 def rows(*vectors: list[float]) -> pa.Table:
     count, width = len(vectors), len(vectors[0])
-    columns = [[f"t{i}" for i in range(count)], list(vectors), ["m"] * count, [0] * count, [7] * count, [3] * count]
+    numbers = [[each] * count for each in (0, 7, 3, 9)]
+    columns = [[f"t{i}" for i in range(count)], list(vectors), ["m"] * count, *numbers]
     return pa.Table.from_arrays(
         [pa.array(c, f.type) for c, f in zip(columns, embedding_schema(width), strict=True)],
         schema=embedding_schema(width),
