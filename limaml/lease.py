@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -47,16 +48,24 @@ def hold(uri: str, holder: str) -> Iterator[None]:
             storage.delete(uri)
 
 
-def _body(holder: str, token: str) -> bytes:
+def process_identity() -> dict[str, Any]:
+    """Host, id and start time of this process: what `runs_here` tells from another one that was given its id."""
     process = psutil.Process()
-    body = {
-        "holder": holder,
-        "token": token,
-        "host": socket.gethostname(),
-        "pid": process.pid,
-        "started": process.create_time(),
-        "renewed_at": time.time(),
-    }
+    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+
+
+def runs_here(identity: dict[str, Any]) -> bool | None:
+    """Whether a process runs on this machine; None where it belongs to another one."""
+    if identity["host"] != socket.gethostname():
+        return None
+    try:
+        return psutil.Process(identity["pid"]).create_time() == identity["started"]
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _body(holder: str, token: str) -> bytes:
+    body = {"holder": holder, "token": token, **process_identity(), "renewed_at": time.time()}
     # A reader on S3 asks for the size first: renewed in between, a longer body would come cut off.
     return json.dumps(body).ljust(BODY_BYTES).encode()
 
@@ -95,12 +104,8 @@ def _take_over(uri: str, dead: dict, holder: str, token: str) -> bool:
 
 
 def _alive(lease: dict) -> bool:
-    if lease["host"] == socket.gethostname():
-        try:
-            return psutil.Process(lease["pid"]).create_time() == lease["started"]
-        except psutil.NoSuchProcess:
-            return False
-    return time.time() - lease["renewed_at"] < EXPIRES_SECONDS
+    runs = runs_here(lease)
+    return time.time() - lease["renewed_at"] < EXPIRES_SECONDS if runs is None else runs
 
 
 def _read(uri: str) -> dict | None:
