@@ -8,7 +8,7 @@ import difflib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from limaml.application_files import read_application
 from limaml.errors import ConfigError
@@ -31,6 +31,7 @@ from limaml.sections import (
     first_repeated,
 )
 from limaml.sections import PastAggregate as PastAggregate
+from limaml.store_urls import store_scheme
 
 
 class Network(Section):
@@ -147,7 +148,11 @@ class Gate(Section):
 class Store(Section):
     """Where releases are published."""
 
-    url: str = Field(default="", description="lmdb:///path; empty: in the workspace, which must then be local")
+    url: str = Field(
+        default="",
+        description="lmdb:///path, redis://host:port/db, rediss://… or dynamodb://region/table; "
+        "empty: in the workspace, which must then be local",
+    )
     dtype: Literal["float32", "float16"] = "float16"
     keep_generations: int = Field(default=2, ge=2, description="at least so many can be rolled back to")
     keep_days: float = Field(default=7.0, ge=0, description="how long a generation outlives its last release")
@@ -157,6 +162,16 @@ class Store(Section):
     minimum_coverage: Ratio = Field(
         default=0.99, description="published tasks over the tasks of the embeddings' manifest"
     )
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, url: str) -> str:
+        if url:
+            try:
+                store_scheme(url)
+            except ConfigError as error:
+                raise ValueError(str(error).removeprefix("store.url").lstrip(": ")) from None
+        return url
 
 
 class Monitoring(Section):

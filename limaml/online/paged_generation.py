@@ -174,6 +174,8 @@ class PagedWriter:
         self.chunks[index] = chunk
 
     def seal(self) -> Generation:
+        if sorted(self.chunks) != sorted(self._records):
+            raise StoreError(f"{self._plan.name}: chunks were begun and not written; write them before sealing")
         records = [self._records[index] for index in sorted(self.chunks)]
         sealed = self._plan.model_copy(
             update={

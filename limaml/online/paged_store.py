@@ -73,9 +73,7 @@ class PagedStore:
     def begin(self, plan: Generation) -> Iterator[Writer]:
         with hold(self._backend, plan.name) as lease:
             if lease is None:
-                raise StoreError(
-                    f"{self.url}: another process is writing generation {plan.name}; wait for it to end"
-                )
+                raise StoreError(f"{self.url}: another process is writing generation {plan.name}; wait for it to end")
             yield PagedWriter(self._backend, plan, lease)
 
     def open(self, name: str) -> PagedReader:

@@ -13,7 +13,7 @@ def tries(seconds: float) -> Iterator[int]:
     ends = time.monotonic() + seconds
     for number in range(1 << 30):
         yield number
-        pause = random.uniform(0, min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(number, 10)))  # noqa: S311
+        pause = random.uniform(0, min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(number, 10)))
         if time.monotonic() + pause >= ends:
             return
         time.sleep(pause)

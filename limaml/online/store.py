@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime
 from typing import Protocol
-from urllib.parse import urlparse
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from limaml.errors import ConfigError
 from limaml.online.records import FORMAT, Precision, Records
+from limaml.store_urls import store_scheme
 
 
 class Chunk(BaseModel):
@@ -192,11 +191,33 @@ def open_store(url: str, application: str) -> Store:
     """The store behind a URL, scoped to one application.
 
     Raises:
-        ConfigError: no such kind of store.
+        ConfigError: no such kind of store, or an option it does not have.
+        StoreError: it can't be reached.
     """
-    scheme, path = urlparse(url).scheme, urlparse(url).path
-    if scheme == "lmdb" and path.startswith("/") and not urlparse(url).netloc:
-        from limaml.online.lmdb_store import LmdbStore
+    match store_scheme(url):
+        case "lmdb":
+            from limaml.online.lmdb_store import LmdbStore
 
-        return LmdbStore(url, application)
-    raise ConfigError(f"store.url {url!r}: give lmdb:///absolute/path")
+            return LmdbStore(url, application)
+        case "dynamodb":
+            from limaml.online.dynamodb_store import open_dynamodb
+
+            return open_dynamodb(url, application)
+        case _:
+            from limaml.online.redis_store import open_redis
+
+            return open_redis(url, application)
+
+
+def prepare_store(url: str) -> bool:
+    """Make what a store needs before its first publish: DynamoDB's table. Whether there was anything to make.
+
+    Raises:
+        ConfigError: no such kind of store, or an option it does not have.
+        StoreError: it can't be made.
+    """
+    if store_scheme(url) != "dynamodb":
+        return False
+    from limaml.online.dynamodb_store import create_table
+
+    return create_table(url)

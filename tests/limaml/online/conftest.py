@@ -1,5 +1,7 @@
 """Embeddings and decisions as files, made without a model: what the store's tests publish."""
 
+import uuid
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import pytest
 from limaml import storage
 from limaml.config import Application, parse_application
 from limaml.manifest import Manifest, read_manifest
+from limaml.online.store import prepare_store
 from limaml.schema import embedding_schema
 from limaml.stage import Stage, entries
 from tests.conftest import SMALL
 from tests.limaml.online.chain import Chain, build_chain
+from tests.limaml.online.servers import RedisServer
 
 AS_OF = date(2026, 1, 31)
 
@@ -93,10 +97,40 @@ def files(tmp_path: Path, application: Application) -> Files:
     return Files(tmp_path / "files", application)
 
 
-@pytest.fixture(params=["lmdb"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["lmdb", "redis", "dynamodb"])
+def store_url(request: pytest.FixtureRequest) -> str:
     """An empty store of every kind there is; a new kind joins the contract suite here."""
-    return {"lmdb": f"lmdb://{tmp_path}/store"}[request.param]
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def lmdb_url(tmp_path: Path) -> str:
+    """An empty embedded store."""
+    return f"lmdb://{tmp_path}/store"
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real server on a free port, without persistence."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database of a real server."""
+    redis_server.client().flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def dynamodb_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new table of the local AWS server."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    url = f"dynamodb://us-east-1/embeddings-{uuid.uuid4().hex}?endpoint={s3_endpoint}"
+    prepare_store(url)
+    return url
 
 
 @pytest.fixture(scope="session")
