@@ -88,5 +88,9 @@ def test_only_the_top_of_the_house_names_kubeflow() -> None:
 
 @pytest.mark.parametrize("library", HOMES)
 def test_a_library_has_one_home(library: str) -> None:
-    paths = [path for folder in ("limaml", "monitoring", "components", "pipelines") for path in (HOUSE / folder).rglob("*.py")]
+    paths = [
+        path
+        for folder in ("limaml", "monitoring", "components", "pipelines")
+        for path in (HOUSE / folder).rglob("*.py")
+    ]
     assert {str(path.relative_to(HOUSE)) for path in paths if library in _imports(path)} == HOMES[library]

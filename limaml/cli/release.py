@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command("publish")(publish)
     group = typer.Typer(no_args_is_help=True, help="Show, list, roll back and clean up releases.")
+    group.command("init")(init)
     group.command("show")(show)
     group.command("list")(list_releases)
     group.command("rollback")(rollback)
@@ -40,6 +41,17 @@ def publish(
     application = load_application(app)
     url = Workspace(workspace, application.name).store_url(application)
     emit(_describe(publish_embeddings(embeddings, url, application, decision or None)), as_json)
+
+
+def init(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
+    """Make what the store needs before its first publish: DynamoDB's table. Other stores need nothing."""
+    from limaml.config import load_application
+    from limaml.online.store import prepare_store
+    from limaml.workspace import Workspace
+
+    application = load_application(app)
+    url = Workspace(workspace, application.name).store_url(application)
+    emit({"store": url, "created": prepare_store(url)}, as_json)
 
 
 def show(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:

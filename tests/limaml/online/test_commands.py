@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -144,3 +145,15 @@ def test_errors_say_what_to_do(shell: Shell, chain: Chain, tmp_path: Path) -> No
     refused = shell.run("score", "--requests", requests)
     assert isinstance(refused.exception, DataError)
     assert "item_x0, item_x1, notification_type missing" in str(refused.exception)
+
+
+def test_a_store_is_made_ready_once(shell: Shell, dynamodb_url: str) -> None:
+    assert shell.json("release", "init") == {"store": f"lmdb://{shell.workspace}/small/store", "created": False}
+    url = dynamodb_url.replace("?", "-new?")
+    shell.yaml.write_text(yaml.safe_dump(SMALL | {"store": {"url": url}}))
+    with pytest.raises(StoreError, match="there is no such table: `limaml release init` makes it"):
+        raise cast(Exception, shell.run("release", "show").exception)
+    assert shell.json("release", "init")["created"] is True
+    assert shell.json("release", "init")["created"] is False
+    with pytest.raises(StoreError, match="no release of small yet"):
+        raise cast(Exception, shell.run("release", "show").exception)
