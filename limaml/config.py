@@ -6,6 +6,7 @@ report are derived from it. Names say what they are; where the paper has a Greek
 
 import difflib
 import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -332,7 +333,8 @@ def _spell(item: Any, content: dict[str, Any]) -> str:
         return f"{path}: required, but not there"
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
-    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    # Nobody should put a password in a URL; whoever does must not find it in a log, too.
+    shown = "" if isinstance(value, dict) else re.sub("//[^/@]*@", "//…@", f" (got {value!r})")
     return f"{path}: {message}{shown}"
 
 
