@@ -7,6 +7,7 @@ report are derived from it. Names say what they are; where the paper has a Greek
 import difflib
 import json
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -19,14 +20,17 @@ from limaml.sections import (
     Column,
     Data,
     Definition,
+    Exposures,
     Feature,
     Features,
     Grouping,
     Positive,
     Ratio,
     Section,
+    Served,
     Slug,
     Task,
+    Trial,
     Validation,
     Windows,
     first_repeated,
@@ -189,15 +193,39 @@ class Monitoring(Section):
     )
 
 
-class Experiment(Section):
-    """The A/B test of a release against the vanilla model."""
+class Experiment(Trial):
+    """A/B tests of what scores: by default, the release that is current against the vanilla model trained beside it."""
 
+    name: Slug = "limaml"
     salt: str = Field(default="limaml", min_length=1)
-    treatment_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    also: tuple[Trial, ...] = Field(
+        default=(), description="further tests; a member of several is served by the first of them, and exposed to it"
+    )
+    otherwise: Served = Field(default="current", description="what scores members who are in no test")
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     split_check_alpha: Ratio = Field(
         default=0.001, description="below this p-value the split is broken and no lift is shown"
     )
+    exposures: Exposures = Exposures()
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every test, the first one first."""
+        return self, *self.also
+
+    @model_validator(mode="after")
+    def _tests_are_apart(self) -> Self:
+        for what in ("name", "salt"):
+            if twice := first_repeated([getattr(each, what) for each in self.trials]):
+                raise ValueError(f"also: two tests have the {what} {twice!r}; one's arms would be the other's")
+        ordered = sorted(self.trials, key=lambda each: (each.layer, each.slots))
+        for one, other in pairwise(ordered):
+            if one.layer == other.layer and other.slots[0] < one.slots[1]:
+                raise ValueError(
+                    f"also: tests {one.name} and {other.name} overlap in layer {one.layer!r}, "
+                    f"slots {list(one.slots)} and {list(other.slots)}; give each a range of its own"
+                )
+        return self
 
 
 class Application(Section):
