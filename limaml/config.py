@@ -27,6 +27,7 @@ from limaml.sections import (
     Positive,
     Ratio,
     Section,
+    Serve,
     Served,
     Slug,
     Task,
@@ -250,6 +251,7 @@ class Application(Section):
     store: Store = Store()
     monitoring: Monitoring = Monitoring()
     experiment: Experiment = Experiment()
+    serve: Serve = Serve()
 
     @model_validator(mode="after")
     def _columns_have_one_role(self) -> Self:

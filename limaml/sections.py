@@ -216,3 +216,37 @@ class Exposures(Section):
     spool_bytes: int = Field(
         default=1 << 30, ge=1, description="with so much in the spool, no more is taken on until the log takes some"
     )
+
+
+class Serve(Section):
+    """The scorer service (`limaml serve`). Limits and rates are of each worker."""
+
+    runtime: Literal["auto", "torch", "onnxruntime", "compiled"] = Field(
+        default="auto",
+        description="what computes scores; auto: torch or onnxruntime, whichever a probe at load finds faster; "
+        "compiled: torch.compile, which takes most of a minute to load",
+    )
+    poll_seconds: Positive = Field(default=2.0, description="how often the store is asked for a newer release")
+    audit: bool = Field(
+        default=True, description="compare a generation's rows with their sums before serving it; reads them all once"
+    )
+    deadline_ms: Positive = Field(
+        default=100.0, description="a store that has not answered by then is left out of the answer, which says so"
+    )
+    breaker_failures: int = Field(
+        default=5, ge=1, description="after this many failed reads in a row the store is left alone"
+    )
+    breaker_seconds: Positive = Field(default=2.0, description="for how long, until one request tries it again")
+    maximum_candidates: int = Field(default=1000, ge=1, description="of one request; more are refused with 413")
+    maximum_request_bytes: int = Field(default=1 << 20, ge=1, description="a longer body is refused with 413")
+    maximum_in_flight: int = Field(default=64, ge=1, description="requests at once; more are refused with 429")
+    requests_per_second: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="more are refused with 429; 0: no limit"
+    )
+    token_variable: str = Field(
+        default="", description="environment variable that holds the bearer token; empty: none is asked for"
+    )
+    drain_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=5.0, description="between SIGTERM and the last request accepted, for load balancers to look away"
+    )
+    access_log: bool = Field(default=False, description="one log line a request; never a member, item or feature")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AREAS = (
     *(f"limaml.cli.{area}" for area in (
-        "config", "simulate", "validate", "advise", "group", "train", "embed", "release", "score", "experiment"
+        "config", "simulate", "validate", "advise", "group", "train", "embed", "release", "score", "serve", "experiment"
     )),
     "monitoring.cli",
 )  # fmt: skip

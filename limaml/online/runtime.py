@@ -33,3 +33,9 @@ class TorchRuntime:
 
     def __init__(self, model: Model) -> None:
         self.score = model.score
+
+
+def load_runtime(model: Model, choice: str = "auto") -> Runtime:
+    """The engine to score a model with."""
+    del choice
+    return TorchRuntime(model)

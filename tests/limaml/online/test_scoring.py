@@ -20,36 +20,16 @@ from limaml.online.embeddings import generate_embeddings
 from limaml.online.release import publish, rollback
 from limaml.online.requests import distinct_tasks
 from limaml.online.scoring import BaselineScorer, Scorer
-from limaml.online.store import Release, open_store
+from limaml.online.store import open_store
 from limaml.schema import task_id
 from limaml.storage import local_path
 from tests.conftest import SMALL
-from tests.limaml.online.chain import AS_OF, Chain, group, with_embeddings, write_model
+from tests.limaml.online.chain import AS_OF, Chain, group, write_model
 from tests.limaml.online.conftest import Files
+from tests.limaml.online.served import Served
 
 NOW = datetime(2026, 1, 8, 6, tzinfo=UTC)
 META = ["member_x0", "member_x1", "member_kind"]
-
-
-class Served:
-    """A chain whose embeddings are published."""
-
-    def __init__(self, chain: Chain, folder: Path) -> None:
-        self.chain, self.application, self.folder = chain, chain.application, folder
-        self.url = f"lmdb://{folder}/store"
-        self.files = Files(folder, chain.application)
-        self.embeddings, self.release = self.publish(chain.model, "first")
-
-    def publish(self, model: str, name: str, **changes) -> tuple[str, Release]:
-        application = with_embeddings(self.application, **changes)
-        uri = str(self.folder / name)
-        generate_embeddings(model, self.chain.tasks, uri, application, AS_OF)
-        return uri, publish(uri, self.url, application, self.files.decision(uri))
-
-    def candidates(self, rows: int = 200) -> pa.Table:
-        """Rows of the log as requests: members 50 to 59 have no embedding."""
-        chosen = np.linspace(0, len(self.chain.rows) - 1, rows).astype(np.int64)
-        return self.chain.rows.take(pa.array(chosen)).drop_columns(["label", "event_time"])
 
 
 @pytest.fixture
