@@ -17,6 +17,7 @@ from limaml.data.tasks import TaskSet
 from limaml.errors import ConfigError, DataError
 from limaml.manifest import Manifest, fingerprint, read_manifest
 from limaml.model import Model, load_model
+from limaml.online.canary import Canary, compare_with_store, scores_as_served
 from limaml.online.overlay import open_generation
 from limaml.online.store import Reader, open_store
 from limaml.stage import Stage, entries
@@ -27,7 +28,7 @@ from monitoring.drift import Drift
 from monitoring.embedding_drift import EmbeddingSummary, compare, embedding_checks
 from monitoring.page import monitoring_page
 from monitoring.sample import TaskSample
-from monitoring.served import Coverage, compare_with_store, scores_as_served, scores_at_training
+from monitoring.served import Coverage, scores_at_training
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def monitor(
                 features, figures = look.drift(reader, directory)
             served = figures["served"]
             checks.append(staleness.coverage_check(served["found_tasks"], served["active_tasks"], limits))
-            checks.append(figures["canary"].check())
+            checks.append(staleness.canary_check(figures["canary"]))
         checks += embedding_checks(effects, now_embeddings.zero_share, limits.embedding_shift)
         checks += _drift_checks(features, figures["score"], application)
         details = {
@@ -203,7 +204,7 @@ class _Look:
             recent_sample.add(batch)
             served.add(batch, None if reader is None else reader.get(batch.task_ids))
         features = histograms.drifts(before, now)
-        figures: dict[str, Any] = {"served": served.figures, "canary": staleness.Canary(0, 0, 0.0)}
+        figures: dict[str, Any] = {"served": served.figures, "canary": Canary(0, 0, 0.0)}
         figures |= {"score": None, "scores": None}
         if reader is None:
             return features, figures
@@ -212,7 +213,7 @@ class _Look:
         made = self.files.manifest.details
         how = (made["finetune_steps"], made["pooling"])
         figures["canary"] = compare_with_store(self.model, recent, reader, *how)
-        score = scores_as_served(self.model, recent, reader)
+        score, _ = scores_as_served(self.model, recent, reader)
         usual = scores_at_training(self.model, reference, *how)
         tasks = [drift.effective_tasks(batch.lengths) for batch in (reference, recent)]
         figures["score"] = drift.score_drift(usual, score, *tasks)

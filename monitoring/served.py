@@ -1,4 +1,4 @@
-"""What the online store answers for the tasks of a task set, as a request would see it: coverage, canary, scores."""
+"""What the online store answers for the tasks of a task set, and how the reference was scored."""
 
 from dataclasses import dataclass, field, replace
 
@@ -7,9 +7,8 @@ import numpy.typing as npt
 
 from limaml.data.batches import TaskBatch
 from limaml.model import Model
+from limaml.online.canary import embed
 from limaml.online.records import Records
-from limaml.online.store import Reader
-from monitoring.staleness import CANARY_TASKS, Canary, compare_canary
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,42 +45,10 @@ class Coverage:
         }
 
 
-def compare_with_store(model: Model, sample: TaskBatch, reader: Reader, steps: int, pooling: str) -> Canary:
-    """Make the embeddings of fixed tasks anew and compare them with what the store returns."""
-    batch = sample.take(np.flatnonzero(sample.support > 0)[:CANARY_TASKS]).support_only()
-    if not batch.tasks:
-        return Canary(0, 0, 0.0)
-    records = reader.get(batch.task_ids)
-    return compare_canary(
-        _embed(model, batch, steps, pooling), records.embedding, records.found, reader.generation.dtype
-    )
-
-
-def scores_as_served(model: Model, batch: TaskBatch, reader: Reader) -> Floats:
-    """[R] scores with the stored embeddings; zero-shot where there is none, as a request is answered.
-
-    The store is asked for the first definition's tasks only: of any others, a row keeps the un-adapted embedding.
-    """
-    records = reader.get(batch.task_ids)
-    task = batch.task_of_row
-    other = (batch.other_numeric, batch.other_category)
-    embedding = model.zero_shot(batch.meta_numeric, batch.meta_category, *other)
-    own = embedding[:, : model.embedding_width]
-    own[:] = np.where(records.found[task, None], records.embedding[task], own)
-    return model.score(embedding, *other)
-
-
 def scores_at_training(model: Model, batch: TaskBatch, steps: int, pooling: str) -> Floats:
     """[R] scores of the reference's tasks, each adapted on all its rows as a refresh would have."""
-    adapted = _embed(model, replace(batch, support=batch.lengths), steps, pooling)
+    adapted = embed(model, replace(batch, support=batch.lengths), steps, pooling)
     other = (batch.other_numeric, batch.other_category)
     embedding = model.zero_shot(batch.meta_numeric, batch.meta_category, *other)
     embedding[:, : model.embedding_width] = adapted[batch.task_of_row]
     return model.score(embedding, *other)
-
-
-def _embed(model: Model, batch: TaskBatch, steps: int, pooling: str) -> Floats:
-    """[T, W], a bounded number of tasks at a time: each holds its own parameters in memory."""
-    size = model.application.embeddings.tasks_per_batch
-    parts = [np.arange(start, min(start + size, batch.tasks)) for start in range(0, batch.tasks, size)]
-    return np.concatenate([model.embed(batch.take(part), steps, pooling) for part in parts])

@@ -1,20 +1,12 @@
 """Whether what is served is recent, complete, of one model, and under the right keys."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from limaml.config import Monitoring
+from limaml.online.canary import CANARY_MISMATCH, Canary
 from limaml.online.store import Release
 from monitoring.checks import Check, at_least, at_most, equal
 
-CANARY_TASKS = 1000
-# Another batch or device rounds differently, and a rare step then falls on the other side of a kink; swapped keys
-# differ for nearly every task.
-CANARY_MISMATCH = 0.005
 _HOUR = timedelta(hours=1)
 
 
@@ -72,45 +64,15 @@ def coverage_check(found: int, active: int, limits: Monitoring) -> Check:
     )
 
 
-@dataclass(frozen=True)
-class Canary:
-    """Fixed tasks whose embeddings were made anew and compared with what the store returned."""
-
-    tasks: int
-    mismatches: int
-    largest_error: float
-
-    def check(self) -> Check:
-        """No distribution test sees embeddings under the wrong keys; this does."""
-        return at_most(
-            "canary_mismatch_ratio",
-            f"Tasks of {self.tasks} whose stored embedding is not the one made anew",
-            self.mismatches / self.tasks if self.tasks else float("nan"),
-            CANARY_MISMATCH,
-            "roll back: the store returns embeddings that this model does not make for these tasks",
-        )
-
-
-def compare_canary(
-    expected: npt.NDArray[np.float32],
-    stored: npt.NDArray[np.float32],
-    found: npt.NDArray[np.bool_],
-    dtype: Literal["float32", "float16"],
-) -> Canary:
-    """Compare embeddings [T, W] made anew with stored ones, where `found` [T].
-
-    A coordinate may differ by 1e-5 of its size (at least 1e-5), plus the rounding of a float16 store.
-    """
-    made, read = expected[found].astype(np.float64), stored[found].astype(np.float64)
-    if not len(made):
-        return Canary(0, 0, 0.0)
-    size = np.maximum(np.abs(made), 1.0)
-    error = np.abs(made - read)
-    allowed = 1e-5 * size
-    if dtype == "float16":
-        allowed = allowed + 2.0**-11 * np.abs(made) + 2.0**-24
-    wrong = ~(error <= allowed).all(axis=1)
-    return Canary(len(made), int(wrong.sum()), float((error / size).max()))
+def canary_check(canary: Canary) -> Check:
+    """No distribution test sees embeddings under the wrong keys; this does."""
+    return at_most(
+        "canary_mismatch_ratio",
+        f"Tasks of {canary.tasks} whose stored embedding is not the one made anew",
+        canary.mismatches / canary.tasks if canary.tasks else float("nan"),
+        CANARY_MISMATCH,
+        "roll back: the store returns embeddings that this model does not make for these tasks",
+    )
 
 
 def _short(digest: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limaml.cli.common import App, Json, WorkspaceUri, emit
+from limaml.errors import ConfigError
 
 if TYPE_CHECKING:
     from limaml.config import Application
@@ -16,16 +17,19 @@ Embeddings = Annotated[str, typer.Option("--embeddings", help="Directory of gene
 Decision = Annotated[
     str, typer.Option("--decision", help="The gate's decision on this pair; without it, a refresh of the same model.")
 ]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for whoever meets the hold.")]
+Off = Annotated[bool, typer.Option("--off", help="End the hold.")]
 
 
 def register(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command("publish")(publish)
-    group = typer.Typer(no_args_is_help=True, help="Show, list, roll back and clean up releases.")
+    group = typer.Typer(no_args_is_help=True, help="Show, list, roll back, hold and clean up releases.")
     group.command("init")(init)
     group.command("show")(show)
     group.command("list")(list_releases)
     group.command("rollback")(rollback)
+    group.command("hold")(hold)
     group.command("gc")(gc)
     app.add_typer(group, name="release")
 
@@ -72,6 +76,7 @@ def list_releases(app: App, workspace: WorkspaceUri, as_json: Json = False) -> N
     kept = set(store.generations())
     for each in releases:
         notes = [f"rollback of {each.rollback_from}"] if each.rollback_from else []
+        notes += [f"held: {each.held}"] if each.held else []
         notes += [] if each.generation in kept else ["collected"]
         sys.stdout.write(
             f"{each.number:>4}  {each.published_at:%Y-%m-%d %H:%M}  {each.generation}  model {each.model_version}  "
@@ -80,20 +85,30 @@ def list_releases(app: App, workspace: WorkspaceUri, as_json: Json = False) -> N
         )
 
 
-def rollback(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
-    """Return to the release before the current one: model and embeddings at once."""
+def rollback(app: App, workspace: WorkspaceUri, reason: Reason = "", as_json: Json = False) -> None:
+    """Return to the release before the current one, model and embeddings at once, and hold it."""
     from limaml.online.release import rollback as roll_back
 
     store, _ = _store(app, workspace)
-    emit(_describe(roll_back(store)), as_json)
+    emit(_describe(roll_back(store, reason)), as_json)
+
+
+def hold(app: App, workspace: WorkspaceUri, reason: Reason = "", off: Off = False, as_json: Json = False) -> None:
+    """Keep newer publishes from replacing the current release; with --off, let them again."""
+    from limaml.online.release import hold as hold_release
+
+    if off and reason:
+        raise ConfigError("--off ends a hold and takes no --reason; give one of them")
+    store, _ = _store(app, workspace)
+    emit(_describe(hold_release(store, "" if off else reason or "held by hand")), as_json)
 
 
 def gc(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
-    """Delete generations that neither the current release nor a rollback would read."""
+    """Delete generations that no release or rollback needs any more (store.keep_generations, store.keep_days)."""
     from limaml.online.release import collect_garbage
 
     store, application = _store(app, workspace)
-    deleted = collect_garbage(store, application.store.keep_generations)
+    deleted = collect_garbage(store, application.store.keep_generations, application.store.keep_days)
     emit({"deleted": deleted, "kept": store.generations()}, as_json)
 
 

@@ -1,6 +1,7 @@
 """One generation in LMDB: its own environment, written once in key order, then read by memory map without locks."""
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -8,14 +9,14 @@ from pathlib import Path
 
 import lmdb
 
-from limaml import storage
 from limaml.errors import DataError, StorageError, StoreError
+from limaml.failpoints import failpoint
 from limaml.manifest import canonical_json
 from limaml.online.records import Records, chunk_sum, decode, encode_key
 from limaml.online.store import Chunk, Generation
 
 SEAL = "generation.json"
-_DATA = "data.mdb"
+DATA = "data.mdb"
 _EMBEDDINGS = b"embeddings"
 _CHUNKS = b"chunks"
 _PLAN = b"plan"
@@ -34,6 +35,27 @@ def store_errors(action: str, where: Path) -> Iterator[None]:
         ) from error
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file so that readers see the old or the new content, also after a power cut; one writer at a time.
+
+    The name beside it is fixed: what a killed writer left there, the next one takes over.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    failpoint("lmdb.file.beside")
+    beside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    failpoint("lmdb.file.written")
+
+
 class LmdbReader:
     """A sealed generation. Immutable, so it is opened without locks and shared freely between threads."""
 
@@ -42,10 +64,10 @@ class LmdbReader:
         self._directory = directory
         with store_errors("read", directory):
             # Pages are mapped: a file that lost its tail would kill the process on the first touch, so look before.
-            size = (directory / _DATA).stat().st_size
+            size = (directory / DATA).stat().st_size
             if size != generation.bytes:
                 raise StoreError(
-                    f"{directory / _DATA}: {size} bytes, its seal says {generation.bytes}; "
+                    f"{directory / DATA}: {size} bytes, its seal says {generation.bytes}; "
                     "the generation is damaged: roll back, then publish again"
                 )
             self._environment = lmdb.open(
@@ -86,11 +108,14 @@ class LmdbWriter:
             self._environment = self._open()
         except (lmdb.InvalidError, lmdb.CorruptedError):
             # A disk that was full when the file was made leaves half a header. No seal, so nothing of it counts.
-            (directory / _DATA).unlink()
+            (directory / DATA).unlink()
             self._environment = self._open()
+        failpoint("lmdb.begin.created")
         self._embeddings = self._environment.open_db(_EMBEDDINGS)
         self._records = self._environment.open_db(_CHUNKS)
+        failpoint("lmdb.begin.empty")
         self._keep_only_this_plan(canonical_json(plan.model_dump(mode="json")))
+        failpoint("lmdb.begin.planned")
         self.chunks = self._written()
 
     def _open(self) -> lmdb.Environment:
@@ -133,26 +158,31 @@ class LmdbWriter:
                         f"{len(keys) - added} task keys of chunk {index} are not above the one before: the embeddings "
                         "are not ordered by task, or name a task twice; run the stage that writes them again"
                     )
+                failpoint("lmdb.chunk.put")
                 transaction.put(index.to_bytes(8), chunk.model_dump_json().encode(), db=self._records)
         except lmdb.MapFullError:
             return False
+        failpoint("lmdb.chunk.committed")
         return True
 
     def seal(self) -> Generation:
         with store_errors("seal", self._directory):
             with self._environment.begin() as transaction:
                 rows = transaction.stat(self._embeddings)["entries"]
+            failpoint("lmdb.seal.counted")
             self._environment.sync(True)
             self.close()
+            failpoint("lmdb.seal.synced")
             sealed = self._plan.model_copy(
                 update={
                     "rows": rows,
                     "chunks": tuple(self.chunks[index] for index in sorted(self.chunks)),
-                    "bytes": (self._directory / _DATA).stat().st_size,
+                    "bytes": (self._directory / DATA).stat().st_size,
                     "sealed_at": datetime.now(UTC),
                 }
             )
-            storage.write_bytes(str(self._directory / SEAL), sealed.model_dump_json(indent=2).encode() + b"\n")
+            write_whole(self._directory / SEAL, sealed.model_dump_json(indent=2).encode() + b"\n")
+            failpoint("lmdb.seal.written")
         return sealed
 
     def close(self) -> None:

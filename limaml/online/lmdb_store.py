@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from limaml import storage
 from limaml.errors import ReleaseConflict, StoreError
-from limaml.online.lmdb_generation import SEAL, LmdbReader, LmdbWriter, store_errors
+from limaml.failpoints import failpoint
+from limaml.online.lmdb_generation import DATA, SEAL, LmdbReader, LmdbWriter, store_errors, write_whole
 from limaml.online.store import Generation, Release, Writer
 
 
@@ -54,8 +55,11 @@ class LmdbStore:
             if self.sealed(release.generation) is None:
                 raise StoreError(f"{self.url}: generation {release.generation} was deleted meanwhile: publish again")
             body = release.model_dump_json(indent=2).encode() + b"\n"
-            storage.write_bytes(str(self._record(release.number)), body)
-            storage.write_bytes(str(self._root / "current.json"), body)
+            failpoint("lmdb.flip.checked")
+            write_whole(self._record(release.number), body)
+            failpoint("lmdb.flip.recorded")
+            write_whole(self._root / "current.json", body)
+            failpoint("lmdb.flip.pointed")
 
     def generations(self) -> list[str]:
         with store_errors("list", self._root):
@@ -76,6 +80,7 @@ class LmdbStore:
         directory = self._directory(plan.name)
         with self._locked():
             directory.mkdir(parents=True, exist_ok=True)
+            failpoint("lmdb.begin.made")
             push = (directory / "push.lock").open("w")
             if not _try_lock(push):
                 push.close()
@@ -119,9 +124,14 @@ class LmdbStore:
                     if not _try_lock(stream):
                         return False
             # Without its seal it is no generation: a delete that dies half-way leaves nothing that could be read.
+            failpoint("lmdb.discard.locked")
             (directory / SEAL).unlink(missing_ok=True)
+            failpoint("lmdb.discard.unsealed")
+            (directory / DATA).unlink(missing_ok=True)
+            failpoint("lmdb.discard.half")
             if directory.exists():
                 shutil.rmtree(directory)
+            failpoint("lmdb.discard.deleted")
         return True
 
     def _directory(self, name: str) -> Path:

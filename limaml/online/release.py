@@ -1,39 +1,36 @@
 """Publishing: embeddings on disk become the release that scoring reads, or nothing changes.
 
-begin → write chunks → seal (counts, sums) → verify (read back) → flip (compare-and-set) → keep some → gc.
+begin → write chunks → seal (counts, sums) → verify → flip (compare-and-set) → gc.
 Killed anywhere, a publish leaves the old release serving, and the next one goes on from where it stopped.
+A rollback sets a hold, which lies in the release itself: nothing newer is published until somebody ends it.
 """
 
 import logging
-from datetime import UTC, date, datetime
-
-import numpy as np
+from datetime import UTC, datetime, timedelta
 
 from limaml.config import Application
-from limaml.console import progress
-from limaml.data.embedding_files import shard_entries
-from limaml.errors import DataError, GateRefused, StoreError
-from limaml.manifest import Manifest, file_uri, fingerprint, read_manifest, verify_files
-from limaml.online.merge import merged, sample
-from limaml.online.records import embedding_matrix, encode
+from limaml.errors import DataError, GateRefused, ReleaseHeld, StoreError
+from limaml.failpoints import failpoint
+from limaml.manifest import Manifest, read_manifest, verify_files
+from limaml.online.overlay import chain
+from limaml.online.push import cutoff_of, plan_generation, push
 from limaml.online.store import Generation, Release, Store, open_store
-from limaml.schema import MODEL_VERSION, TASK_ID
-from limaml.windows import day_start
+from limaml.online.verify import Candidate, Verified, verify
+from limaml.schema import MODEL_VERSION
 
 log = logging.getLogger(__name__)
-
-BUFFER_ROWS = 16_384
-SAMPLE_ROWS = 1000
 
 
 def publish(embeddings: str, store_url: str, application: Application, decision: str | None = None) -> Release:
     """Make embeddings the current release, together with the model that made them.
 
     With a `decision`, the gate must have promoted this very pair. Without one it is a daily refresh: the current
-    release must come from the same model. Publishing what is current already changes nothing.
+    release must come from the same model. Publishing what is current already changes nothing. Embeddings that were
+    carried over from the current release's are stored as an overlay on it.
 
     Raises:
-        GateRefused: the decision did not promote.
+        GateRefused: the decision did not promote, or the stored embeddings score worse than none.
+        ReleaseHeld: the current release is held.
         StoreError: the pair is not the one decided on, another model is current, or the store fails or differs.
         ReleaseConflict: another release was made meanwhile.
         IntegrityError: an embedding file differs from its manifest.
@@ -43,32 +40,35 @@ def publish(embeddings: str, store_url: str, application: Application, decision:
     if manifest.application != application.name:
         raise DataError(f"{embeddings}: embeddings of {manifest.application!r}, not of {application.name!r}")
     store = open_store(store_url, application.name)
+    if decision is not None:
+        _check_decision(manifest, embeddings, decision)
     serving = store.current()
-    plan = _plan(manifest, application)
-    _permit(manifest, embeddings, decision, serving)
-    if serving is not None and serving.generation == plan.name:
-        log.info("publish: release %d already holds generation %s", serving.number, plan.name)
+    plan = plan_generation(manifest, application, store, serving)
+    if serving is not None and _is_superseded(plan, serving, store):
         return serving
-    if serving is not None and serving.model_version == plan.model_version and serving.as_of > plan.as_of:
-        # A late rerun of an earlier day must not take today's embeddings away.
-        log.warning("publish: kept release %d of %s, newer than %s", serving.number, serving.as_of, plan.as_of)
-        return serving
-    if serving is not None and any(past.generation == plan.name for past in store.releases()):
-        # A rerun of a training run whose model was replaced or rolled back since must not bring it back.
-        log.warning("publish: kept release %d, which came after generation %s", serving.number, plan.name)
-        return serving
+    if serving is not None and serving.held:
+        raise ReleaseHeld(
+            f"release {serving.number} ({serving.generation}) is held: {serving.held}. Nothing newer is published "
+            "until `limaml release hold --off`; look at `limaml release show` first"
+        )
+    if decision is None:
+        _check_refresh(manifest, embeddings, serving)
     verify_files(embeddings, manifest)
-    uris = [file_uri(embeddings, entry) for entry in shard_entries(manifest)]
-    sealed = store.sealed(plan.name) or _write(store, plan, uris)
+    failpoint("publish.planned")
+    cutoff = cutoff_of(plan, application)
+    sealed = push(store, plan, embeddings, manifest, cutoff)
     try:
-        _verify(store, sealed, manifest, uris, application)
-    except StoreError:
+        verified = verify(Candidate(store, sealed, embeddings, manifest, application, cutoff, serving))
+    except (StoreError, GateRefused):
         store.discard(plan.name)
         raise
-    release = _release(sealed, manifest, application, serving)
+    failpoint("publish.verified")
+    release = _release(sealed, manifest, cutoff, serving, verified)
     store.flip(release)
-    log.info("publish: release %d is %s (%s tasks)", release.number, plan.name, f"{release.tasks:,}")
-    collect_garbage(store, application.store.keep_generations)
+    failpoint("publish.flipped")
+    how = f"over {sealed.base}" if sealed.base else "complete"
+    log.info("publish: release %d is %s, %s (%s tasks)", release.number, plan.name, how, f"{release.tasks:,}")
+    collect_garbage(store, application.store.keep_generations, application.store.keep_days)
     return release
 
 
@@ -84,8 +84,10 @@ def current(store_url: str, application: Application) -> Release:
     return release
 
 
-def rollback(store: Store) -> Release:
+def rollback(store: Store, reason: str = "") -> Release:
     """Return to the release before the current one, model and embeddings at once; again, and it goes further back.
+
+    The release is held from then on, so that the next scheduled publish does not undo it.
 
     Raises:
         StoreError: there is no earlier release, or its generation is gone.
@@ -102,61 +104,112 @@ def rollback(store: Store) -> Release:
             f"{store.url}: generation {target.generation} of release {target.number} was collected; "
             "raise store.keep_generations to be able to go back further next time"
         )
-    restored = target.model_copy(
-        update={"number": serving.number + 1, "rollback_from": serving.number, "published_at": datetime.now(UTC)}
-    )
+    chain(store, target.generation)
+    failpoint("rollback.chosen")
+    changes = {
+        "number": serving.number + 1,
+        "rollback_from": serving.number,
+        "held": reason or f"rolled back from release {serving.number}",
+        "published_at": datetime.now(UTC),
+    }
+    restored = target.model_copy(update=changes)
     store.flip(restored)
-    log.warning("rollback: release %d is %s again", restored.number, restored.generation)
+    failpoint("rollback.flipped")
+    log.warning("rollback: release %d is %s again, and held", restored.number, restored.generation)
     return restored
 
 
-def collect_garbage(store: Store, keep: int) -> list[str]:
-    """Delete all generations but the `keep` that the current release and rollbacks from it would read."""
-    releases = {release.number: release for release in store.releases()}
-    kept: list[str] = []
-    at = store.current()
-    while at is not None and len(kept) < keep:
-        if at.generation not in kept:
-            kept.append(at.generation)
-        at = releases.get(at.previous) if at.previous is not None else None
-    gone = [name for name in store.generations() if name not in kept and store.discard(name)]
+def hold(store: Store, reason: str) -> Release:
+    """Keep newer publishes from replacing the current release, or, with an empty reason, let them again.
+
+    It makes a release with the same pair and the next number, so that whoever moves the pointer meanwhile conflicts.
+
+    Raises:
+        StoreError: nothing was published yet.
+        ReleaseConflict: another release was made meanwhile.
+    """
+    serving = store.current()
+    if serving is None:
+        raise StoreError(f"{store.url}: nothing was published yet, so there is nothing to hold")
+    if serving.held == reason:
+        return serving
+    changes = {"number": serving.number + 1, "held": reason, "rollback_from": None, "published_at": datetime.now(UTC)}
+    release = serving.model_copy(update=changes)
+    failpoint("hold.chosen")
+    store.flip(release)
+    failpoint("hold.flipped")
+    log.warning("hold: release %d is %s", release.number, f"held: {reason}" if reason else "no longer held")
+    return release
+
+
+def collect_garbage(store: Store, keep: int, keep_days: float = 0.0, now: datetime | None = None) -> list[str]:
+    """Delete all generations but those that are still needed.
+
+    Needed are the `keep` that the current release and rollbacks from it would read, those that were current less than
+    `keep_days` before `now`, and every base that one of these lies on.
+    """
+    kept = _needed(store, keep, timedelta(days=keep_days), now or datetime.now(UTC))
+    failpoint("gc.chosen")
+    gone = []
+    for name in store.generations():
+        if name not in kept and store.discard(name):
+            gone.append(name)
+            failpoint("gc.discarded")
     if gone:
         log.info("gc: deleted %s, kept %s", ", ".join(gone), ", ".join(kept))
     return gone
 
 
-def _plan(manifest: Manifest, application: Application) -> Generation:
-    details = manifest.details
-    if manifest.counts["tasks"] == 0:
-        raise DataError(f"embeddings of {details[MODEL_VERSION]} as of {details['as_of']}: no task in them to publish")
-    as_of = date.fromisoformat(details["as_of"])
-    dtype = application.store.dtype
-    identity = fingerprint(model=details[MODEL_VERSION], as_of=as_of, embeddings=manifest.digest, dtype=dtype)
-    return Generation(
-        name=f"{as_of:%Y%m%d}-{identity[:12]}",
-        application=application.name,
-        model_version=details[MODEL_VERSION],
-        embeddings_digest=manifest.digest,
-        as_of=as_of,
-        newest_event_time=details["newest_event_time"],
-        tasks=manifest.counts["tasks"],
-        width=details["width"],
-        dtype=dtype,
-        buffer_rows=BUFFER_ROWS,
-    )
+def _needed(store: Store, keep: int, age: timedelta, now: datetime) -> list[str]:
+    newest_first = store.releases()
+    by_number = {release.number: release for release in newest_first}
+    kept: list[str] = []
+    at = newest_first[0] if newest_first else None
+    while at is not None and len(kept) < keep:
+        if at.generation not in kept:
+            kept.append(at.generation)
+        at = by_number.get(at.previous) if at.previous is not None else None
+    retired = now
+    for release in newest_first:
+        if now - retired < age and release.generation not in kept:
+            kept.append(release.generation)
+        retired = release.published_at
+    for name in kept:
+        sealed = store.sealed(name)
+        if sealed is not None and sealed.base and sealed.base not in kept:
+            kept.append(sealed.base)
+    return kept
 
 
-def _permit(manifest: Manifest, embeddings: str, decision: str | None, current: Release | None) -> None:
+def _is_superseded(plan: Generation, serving: Release, store: Store) -> bool:
+    """Whether there is nothing to publish: it is current, or the current release came after it."""
+    if serving.generation == plan.name:
+        log.info("publish: release %d already holds generation %s", serving.number, plan.name)
+        return True
+    if serving.model_version == plan.model_version and serving.as_of > plan.as_of:
+        # A late rerun of an earlier day must not take today's embeddings away.
+        log.warning("publish: kept release %d of %s, newer than %s", serving.number, serving.as_of, plan.as_of)
+        return True
+    if any(past.generation == plan.name for past in store.releases()):
+        # A rerun of a training run whose model was replaced or rolled back since must not bring it back.
+        log.warning("publish: kept release %d, which came after generation %s", serving.number, plan.name)
+        return True
+    return False
+
+
+def _check_refresh(manifest: Manifest, embeddings: str, serving: Release | None) -> None:
     version = manifest.details[MODEL_VERSION]
-    if decision is None:
-        if current is None:
-            raise StoreError(f"{embeddings}: a first release needs the gate's decision on model {version}")
-        if current.model_version != version:
-            raise StoreError(
-                f"{embeddings}: made by model {version}, but release {current.number} serves model "
-                f"{current.model_version}; a refresh keeps the model: generate with that one, or publish a decision"
-            )
-        return
+    if serving is None:
+        raise StoreError(f"{embeddings}: a first release needs the gate's decision on model {version}")
+    if serving.model_version != version:
+        raise StoreError(
+            f"{embeddings}: made by model {version}, but release {serving.number} serves model "
+            f"{serving.model_version}; a refresh keeps the model: generate with that one, or publish a decision"
+        )
+
+
+def _check_decision(manifest: Manifest, embeddings: str, decision: str) -> None:
+    version = manifest.details[MODEL_VERSION]
     verdict = read_manifest(decision, "decision").details
     if not verdict["promoted"]:
         raise GateRefused(f"{decision}: the gate did not promote model {version}: {'; '.join(verdict['reasons'])}")
@@ -168,65 +221,23 @@ def _permit(manifest: Manifest, embeddings: str, decision: str | None, current: 
         )
 
 
-def _write(store: Store, plan: Generation, uris: list[str]) -> Generation:
-    with store.begin(plan) as writer, progress() as bar:
-        shown = bar.add_task("publish", total=plan.tasks, note="")
-        for index, table in enumerate(merged(uris, plan.buffer_rows)):
-            for version in table[MODEL_VERSION].unique().to_pylist():
-                if version != plan.model_version:
-                    raise DataError(f"embeddings name model {version}, their manifest {plan.model_version}")
-            writer.write(index, *encode(table, plan.width, plan.dtype))
-            bar.advance(shown, len(table))
-        return writer.seal()
-
-
-def _verify(store: Store, sealed: Generation, manifest: Manifest, uris: list[str], application: Application) -> None:
-    """Read the sealed generation back as scoring will, and hold it against the files it was made from.
-
-    Raises:
-        StoreError: it is not what was published.
-    """
-    expected = manifest.counts["tasks"]
-    store.audit(sealed.name)
-    reader = store.open(sealed.name)
-    try:
-        held = reader.count()
-        if held != sealed.rows or held != sum(chunk.rows for chunk in sealed.chunks):
-            raise StoreError(f"{store.url}: {sealed.name} holds {held} records, its seal says {sealed.rows}")
-        if held < application.store.minimum_coverage * expected:
-            raise StoreError(
-                f"{store.url}: {sealed.name} covers {held} of {expected} tasks, less than store.minimum_coverage "
-                f"{application.store.minimum_coverage}"
-            )
-        table = sample(uris, SAMPLE_ROWS)
-        found = reader.get(table[TASK_ID].to_pylist())
-    finally:
-        reader.close()
-    kept = embedding_matrix(table, sealed.width).astype(sealed.dtype).astype(np.float32)
-    different = np.flatnonzero(~(found.found & (found.embedding == kept).all(axis=1)))
-    if len(different):
-        raise StoreError(
-            f"{store.url}: {sealed.name} reads back something else for {len(different)} of {len(table)} sampled "
-            "tasks; nothing was released: publish again"
-        )
-    if not np.linalg.norm(found.embedding, axis=1).any():
-        raise StoreError(f"{store.url}: all {len(table)} sampled embeddings are zero; check the model")
-
-
-def _release(sealed: Generation, manifest: Manifest, application: Application, current: Release | None) -> Release:
+def _release(
+    sealed: Generation, manifest: Manifest, cutoff: datetime, current: Release | None, verified: Verified
+) -> Release:
     return Release(
         number=current.number + 1 if current else 1,
-        application=application.name,
+        application=sealed.application,
         model_version=sealed.model_version,
         model_uri=manifest.details["model_uri"],
         model_digest=manifest.details["model_digest"],
         generation=sealed.name,
         as_of=sealed.as_of,
-        cutoff=day_start(sealed.as_of, application.windows.utc_offset_hours),
+        cutoff=cutoff,
         newest_event_time=sealed.newest_event_time,
         tasks=sealed.tasks,
         width=sealed.width,
         dtype=sealed.dtype,
         embeddings_digest=sealed.embeddings_digest,
         previous=current.number if current else None,
+        verified=verified,
     )

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from limaml.config import Monitoring
+from limaml.online.canary import compare_canary
 from limaml.online.store import Release
 from monitoring.checks import alarms
-from monitoring.staleness import age_checks, compare_canary, coverage_check, release_checks
+from monitoring.staleness import age_checks, canary_check, coverage_check, release_checks
 
 CUTOFF = datetime(2026, 1, 31, tzinfo=UTC)
 RELEASE = Release(
@@ -73,12 +74,12 @@ def test_the_canary_allows_the_stores_rounding_and_nothing_more(dtype: Literal["
         found = np.ones(1000, bool)
         healthy = compare_canary(made, stored, found, dtype)
         assert (healthy.tasks, healthy.mismatches) == (1000, 0)
-        assert healthy.check().passed
+        assert canary_check(healthy).passed
 
         swapped = stored.copy()
         swapped[:20] = stored[generator.permutation(20)]
         assert compare_canary(made, swapped, found, dtype).mismatches >= 15
-        assert not compare_canary(made, swapped, found, dtype).check().passed
+        assert not canary_check(compare_canary(made, swapped, found, dtype)).passed
         assert compare_canary(made, np.roll(stored, 1, axis=0), found, dtype).mismatches == 1000
 
 
@@ -88,7 +89,7 @@ def test_tasks_the_store_does_not_hold_are_coverages_matter() -> None:
         made, made * np.array([[1], [0], [1]], np.float32), np.array([True, False, True]), "float32"
     )
     assert (canary.tasks, canary.mismatches) == (2, 0)
-    assert not compare_canary(made, made, np.zeros(3, bool), "float32").check().passed
+    assert not canary_check(compare_canary(made, made, np.zeros(3, bool), "float32")).passed
 
 
 def test_nan_from_the_store_is_a_mismatch() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from limaml import storage
 from limaml.config import Application, parse_application
+from limaml.data.embedding_files import shard_entries
 from limaml.manifest import Manifest, read_manifest
 from limaml.online.store import prepare_store
-from limaml.schema import embedding_schema
+from limaml.schema import REMOVED, embedding_schema
 from limaml.stage import Stage, entries
 from tests.conftest import SMALL
 from tests.limaml.online.chain import Chain, build_chain
@@ -31,7 +32,14 @@ class Files:
         self.application = application
 
     def embeddings(
-        self, as_of: date = AS_OF, model: str = "m1", tasks: int = 500, width: int = 5, seed: int = 0, shards: int = 3
+        self,
+        as_of: date = AS_OF,
+        model: str = "m1",
+        tasks: int = 500,
+        width: int = 5,
+        seed: int = 0,
+        shards: int = 3,
+        scale: float = 1.0,
     ) -> str:
         """URI of random embeddings; whole tasks spread over shards by chance, a shard in key order."""
         rng = np.random.default_rng([seed, as_of.toordinal(), *model.encode()])
@@ -43,7 +51,7 @@ class Files:
         def build(directory: Path) -> Manifest:
             for shard in range(shards):
                 names = sorted(ids[shard_of == shard].tolist(), key=str.encode)
-                vectors = rng.normal(size=(len(names), width)).astype(np.float32)
+                vectors = scale * rng.normal(size=(len(names), width)).astype(np.float32)
                 newest = [instant - timedelta(seconds=int(s)) for s in rng.integers(1, 86_400, len(names))]
                 columns = [
                     pa.array(names),
@@ -67,7 +75,61 @@ class Files:
             }
             return stage.manifest(entries(directory), {"tasks": tasks, "rows": 10 * tasks}, details)
 
-        stage = Stage("embeddings", uri, self.application, (), {"model": model, "as_of": str(as_of), "seed": seed})
+        stage = Stage(
+            "embeddings", uri, self.application, (), {"model": model, "as_of": str(as_of), "seed": seed, "scale": scale}
+        )
+        stage.run(build)
+        return uri
+
+    def delta(self, before: str, days: int = 1, every: int = 10, remove: int = 3, add: int = 4, seed: int = 0) -> str:
+        """URI of the embeddings some days after others: each `every`-th task computed anew, some removed, some added.
+
+        All other rows are carried over, with the `as_of` they have.
+        """
+        manifest = read_manifest(before)
+        as_of = date.fromisoformat(manifest.details["as_of"]) + timedelta(days=days)
+        instant = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+        rng = np.random.default_rng([seed, as_of.toordinal()])
+        gone: list[str] = []
+        changed = 0
+
+        def build(directory: Path) -> Manifest:
+            nonlocal changed
+            for number, entry in enumerate(shard_entries(manifest)):
+                table = pq.ParquetFile(storage.local_path(before) / entry.path).read()
+                if number == 0:
+                    gone.extend(table["task_id"][:remove].to_pylist())
+                    table = table[remove:]
+                anew = table.take(pa.array(np.arange(int(rng.integers(every)), len(table), every)))
+                if number == 0:
+                    names = pa.array([f"new {as_of} {index}" for index in range(add)], pa.string())
+                    added = table.take(pa.array(np.arange(add))).set_column(0, table.schema.field(0), names)
+                    anew = pa.concat_tables([anew, added])
+                changed += len(anew)
+                vectors = rng.normal(size=(len(anew), manifest.details["width"])).astype(np.float32)
+                column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+                anew = anew.set_column(1, table.schema.field(1), column)
+                place = table.schema.get_field_index("as_of")
+                times = pa.array([instant] * len(anew), pa.timestamp("us", tz="UTC"))
+                anew = anew.set_column(place, table.schema.field(place), times)
+                touched = set(anew["task_id"].to_pylist())
+                kept = table.filter(pa.array([task not in touched for task in table["task_id"].to_pylist()]))
+                whole = pa.concat_tables([kept, anew]).sort_by("task_id")
+                pq.write_table(whole, directory / entry.path, row_group_size=40)
+            pq.write_table(pa.table({"task_id": pa.array(sorted(gone), pa.string())}), directory / REMOVED)
+            details = {
+                **manifest.details,
+                "as_of": as_of.isoformat(),
+                "newest_event_time": instant.isoformat(),
+                "previous_digest": manifest.digest,
+                "changed": changed,
+                "removed": len(gone),
+            }
+            tasks = manifest.counts["tasks"] - len(gone) + add
+            return stage.manifest(entries(directory), {"tasks": tasks, "rows": 10 * tasks}, details)
+
+        uri = str(self.root / f"delta-{as_of}-{seed}-{manifest.digest[:8]}")
+        stage = Stage("embeddings", uri, self.application, (), {"before": manifest.digest, "seed": seed, "days": days})
         stage.run(build)
         return uri
 
@@ -87,7 +149,7 @@ class Files:
 
     def rows(self, embeddings: str) -> pa.Table:
         """All rows of embeddings, in key order."""
-        shards = sorted(storage.local_path(embeddings).glob("*.parquet"))
+        shards = sorted(storage.local_path(embeddings).glob("shard=*.parquet"))
         return pa.concat_tables([pq.ParquetFile(shard).read() for shard in shards]).sort_by("task_id")
 
 

@@ -12,61 +12,39 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-from limaml import storage
 from limaml.config import application_from_json, parse_application
 from limaml.errors import StoreError
 from limaml.online import embeddings as embeddings_stage
-from limaml.online import lmdb_generation, lmdb_store, release
+from limaml.online import lmdb_store, push, release
 from tests.conftest import SMALL
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([embeddings_stage.__name__, release.__name__, lmdb_store.__name__])
+# Also what libraries import at their first use.
+_LATE = ("pandas", "pyarrow.compute", "pyarrow.pandas_compat", "rich._emoji_codes")
+_OWN = (embeddings_stage.__name__, release.__name__, lmdb_store.__name__, "tests.limaml.online.kills")
+_PROCESSES.set_forkserver_preload([*_OWN, *_LATE])
 
 BUFFER_ROWS = 20  # so that there are several chunks
 
-# Where the process dies: (owner, function, before or after it, at which call).
-POINTS: dict[str, tuple[Any, str, str, int]] = {
-    "inside a chunk": (lmdb_generation.Chunk, "model_dump_json", "before", 3),
-    "after some chunks": (lmdb_generation.LmdbWriter, "write", "after", 3),
-    "before seal": (lmdb_generation.LmdbWriter, "seal", "before", 1),
-    "inside seal": (storage, "write_bytes", "before", 1),
-    "after seal": (lmdb_generation.LmdbWriter, "seal", "after", 1),
-    "before flip": (lmdb_store.LmdbStore, "flip", "before", 1),
-    "inside flip": (storage, "write_bytes", "before", 3),
-    "after flip": (lmdb_store.LmdbStore, "flip", "after", 1),
-}
 
-
-def run(function: Callable[..., None], *arguments: str) -> int:
-    """Exit code of a function in a process of its own."""
-    process = _PROCESSES.Process(target=function, args=arguments)
+def run(function: Callable[..., None], *arguments: Any, **environment: str) -> int:
+    """Exit code of a function in a process of its own, with further environment variables."""
+    process = _PROCESSES.Process(target=_with_environment, args=(dict(os.environ) | environment, function, *arguments))
     process.start()
     process.join(60)
     assert process.exitcode is not None
     return process.exitcode
 
 
-def publish_and_die(embeddings: str, store_url: str, decision: str, point: str) -> None:
-    """Publish in small chunks and be killed at a named point."""
-    owner, name, when, call = POINTS[point]
-    setattr(owner, name, _dying(getattr(owner, name), when, call))
-    release.BUFFER_ROWS = BUFFER_ROWS
+def _with_environment(environment: dict[str, str], function: Callable[..., None], *arguments: Any) -> None:
+    os.environ.update(environment)
+    function(*arguments)
+
+
+def publish_small_chunks(embeddings: str, store_url: str, decision: str) -> None:
+    """Publish in small chunks."""
+    push.BUFFER_ROWS = BUFFER_ROWS
     release.publish(embeddings, store_url, parse_application(SMALL, "tests"), decision)
-
-
-def _dying(original: Callable[..., Any], when: str, call: int) -> Callable[..., Any]:
-    calls: list[int] = []
-
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if when == "before" and len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*arguments, **options)
-        if when == "after" and len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    return wrapped
 
 
 def publish_on_full_disk(embeddings: str, store_url: str, decision: str) -> None:
@@ -83,6 +61,18 @@ def embed_and_die(
     model: str, tasks: str, output: str, as_of: str, previous: str = "", application: str = json.dumps(SMALL)
 ) -> None:
     """Generate embeddings and be killed while the second shard is made."""
-    embeddings_stage._Job._embedded = _dying(embeddings_stage._Job._embedded, "before", 2)
+    embeddings_stage._Job._embedded = _dying(embeddings_stage._Job._embedded, 2)
     parsed = application_from_json(application)
     embeddings_stage.generate_embeddings(model, tasks, output, parsed, date.fromisoformat(as_of), previous)
+
+
+def _dying(original: Callable[..., Any], call: int) -> Callable[..., Any]:
+    calls: list[int] = []
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    return wrapped

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from limaml import failpoints
 from limaml.config import Application
 from limaml.errors import StoreError
-from limaml.online import lmdb_generation
-from limaml.online import release as release_module
-from limaml.online.release import collect_garbage, current, publish, rollback
+from limaml.online import lmdb_generation, push
+from limaml.online.release import collect_garbage, publish
 from limaml.online.store import open_store
 from limaml.storage import local_path
 from tests.limaml.online import doomed
@@ -26,40 +26,16 @@ def store_url(tmp_path: Path) -> str:
     return f"lmdb://{tmp_path}/store"
 
 
-@pytest.mark.parametrize("point", doomed.POINTS)
-def test_killed_anywhere_the_old_release_serves_and_a_rerun_finishes(
-    files: Files, store_url: str, application: Application, point: str
-) -> None:
-    old = files.embeddings()
-    first = publish(old, store_url, application, files.decision(old))
-    new = files.embeddings(AS_OF + timedelta(days=1), model="m2")
-    decision = files.decision(new)
-    assert doomed.run(doomed.publish_and_die, new, store_url, decision, point) == -signal.SIGKILL
-    store = open_store(store_url, "small")
-    if point != "after flip":
-        assert store.current() == first
-        assert store.releases() == [first]
-        assert store.open(first.generation).get(["1"]).found.all()
-    second = publish(new, store_url, application, decision)
-    assert (second.number, second.model_version, second.previous) == (2, "m2", 1)
-    assert current(store_url, application) == second
-    assert [release.number for release in store.releases()] == [2, 1]
-    rows = files.rows(new)
-    found = store.open(second.generation).get(rows["task_id"].to_pylist())
-    expected = np.array(rows["embedding"].to_pylist(), np.float32).astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(found.embedding, expected)
-    assert rollback(store).generation == first.generation
-
-
 def test_a_rerun_goes_on_where_the_killed_one_stopped(
     files: Files, store_url: str, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
-    assert doomed.run(doomed.publish_and_die, embeddings, store_url, decision, "after some chunks") == -signal.SIGKILL
+    dying = {failpoints.VARIABLE: "lmdb.chunk.committed:3"}
+    assert doomed.run(doomed.publish_small_chunks, embeddings, store_url, decision, **dying) == -signal.SIGKILL
     put = lmdb_generation.LmdbWriter._put
     written: list[int] = []
-    monkeypatch.setattr(release_module, "BUFFER_ROWS", doomed.BUFFER_ROWS)
+    monkeypatch.setattr(push, "BUFFER_ROWS", doomed.BUFFER_ROWS)
     monkeypatch.setattr(
         lmdb_generation.LmdbWriter, "_put", lambda self, index, *rest: written.append(index) or put(self, index, *rest)
     )
@@ -74,7 +50,8 @@ def test_after_a_change_of_chunk_size_a_rerun_starts_over(
 ) -> None:
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
-    assert doomed.run(doomed.publish_and_die, embeddings, store_url, decision, "before seal") == -signal.SIGKILL
+    dying = {failpoints.VARIABLE: "lmdb.seal.counted"}
+    assert doomed.run(doomed.publish_small_chunks, embeddings, store_url, decision, **dying) == -signal.SIGKILL
     release = publish(embeddings, store_url, application, decision)
     sealed = open_store(store_url, "small").sealed(release.generation)
     assert sealed is not None

@@ -61,10 +61,11 @@ def test_a_shard_that_is_no_parquet(tmp_path: Path) -> None:
 def test_shards_out_of_order_are_refused(
     files: Files, application: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from limaml.online import release
+    from limaml.online import push, release
 
-    whole = release.merged
-    monkeypatch.setattr(release, "merged", lambda uris, rows: reversed(list(whole(uris, 20))))
+    whole = push.merged
+    monkeypatch.setattr(push, "BUFFER_ROWS", 20)
+    monkeypatch.setattr(push, "merged", lambda uris, rows: reversed(list(whole(uris, rows))))
     embeddings = files.embeddings()
     with pytest.raises(DataError, match="not ordered by task"):
         release.publish(embeddings, f"lmdb://{tmp_path}/store", application, files.decision(embeddings))

@@ -11,7 +11,7 @@ from limaml.config import Application, parse_application
 from limaml.errors import ConfigError, DataError, GateRefused, IntegrityError, ReleaseConflict, StoreError
 from limaml.manifest import read_manifest
 from limaml.online.records import chunk_sum
-from limaml.online.release import collect_garbage, current, publish, rollback
+from limaml.online.release import collect_garbage, current, hold, publish, rollback
 from limaml.online.store import Generation, Release, open_store
 from limaml.storage import local_path
 from tests.conftest import SMALL
@@ -146,9 +146,10 @@ def test_rollback_goes_back_one_pair_each_time(files: Files, store_url: str) -> 
     assert store.current() == again
     # Forward once more from where we went back to.
     embeddings = files.embeddings(AS_OF + timedelta(days=3))
+    assert hold(store, "").number == 6
     forward = publish(embeddings, store_url, application)
     assert rollback(store).generation == again.generation
-    assert forward.previous == 5
+    assert forward.previous == 6
 
 
 def test_rollback_to_a_collected_generation_says_so(files: Files, store_url: str, application: Application) -> None:
@@ -263,16 +264,16 @@ def test_another_plan_under_the_same_name_starts_over(files: Files, store_url: s
     assert store.open(plan_of(release).name).get(["a", "b"]).found.tolist() == [False, True]
 
 
-def test_coverage_is_held_against_the_embeddings(
+def test_the_count_is_held_against_the_embeddings(
     files: Files, store_url: str, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
-    from limaml.online import release as module
+    from limaml.online import push as module
 
     whole = module.merged
     monkeypatch.setattr(module, "merged", lambda *arguments: (table.slice(20) for table in whole(*arguments)))
-    with pytest.raises(StoreError, match="covers 480 of 500 tasks"):
+    with pytest.raises(DataError, match="480 records were written where its manifest says 500"):
         publish(embeddings, store_url, application, decision)
     assert open_store(store_url, "small").generations() == []
     monkeypatch.undo()
@@ -285,7 +286,7 @@ def test_wrong_values_are_found_before_the_flip(
     """Embeddings under the wrong keys pass every sum and count; reading a sample back does not let them through."""
     embeddings = files.embeddings()
     decision = files.decision(embeddings)
-    from limaml.online import release as module
+    from limaml.online import push as module
 
     encode = module.encode
 
