@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -59,6 +61,13 @@ def create_app(
     return app
 
 
+class _Lean(APIRoute):
+    """A route that is described like any other but called as it is: its handler reads the request by itself."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
+
+
 class _Routes:
     """Handlers of one application's requests."""
 
@@ -79,7 +88,13 @@ class _Routes:
             (f"{model}/infer", self.infer),
             (f"{versioned}/infer", self.infer),
         ):
-            app.add_api_route(path, self._guard.around(path, handler), methods=["POST"], **described[handler.__name__])
+            app.router.add_api_route(
+                path,
+                self._guard.around(path, handler),
+                methods=["POST"],
+                route_class_override=_Lean,
+                **described[handler.__name__],
+            )
         for path, handler in (
             ("/v2", self.server_metadata),
             ("/v2/health/live", self.live),

@@ -59,9 +59,9 @@ class Client:
         return self.post("/v1/score", body, **headers)
 
     def metric(self, name: str) -> float:
-        """The value of one line of /metrics."""
+        """The value of one line of /metrics; 0 where nothing was counted yet."""
         lines = self.get("/metrics").body.decode().splitlines()
-        return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(name + " ")))
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")), 0.0)
 
     @staticmethod
     def _reply(response: urllib3.BaseHTTPResponse) -> Reply:
