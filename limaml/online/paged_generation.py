@@ -7,7 +7,8 @@ later process knows: to go on with it or to delete it.
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import chain
+from operator import le
 
 from pydantic import ValidationError
 
@@ -190,7 +191,7 @@ class PagedWriter:
         return sealed.model_copy(update={"chunks": tuple(map(_public, records))})
 
     def _check_order(self, index: int, keys: Sequence[bytes], last: bytes) -> None:
-        wrong = sum(above <= below for below, above in pairwise([last, *keys]))
+        wrong = sum(map(le, keys, chain([last], keys)))
         if wrong or not keys:
             raise DataError(
                 f"{wrong} task keys of chunk {index} are not above the one before: the embeddings are not ordered by "

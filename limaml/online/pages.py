@@ -8,6 +8,10 @@ is not there is a fault, and only a key that its page does not hold is absent.
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
 
 from limaml.errors import StoreError
 
@@ -36,11 +40,9 @@ def split(keys: Sequence[bytes], values: Sequence[bytes], target: int, maximum: 
     size = max(map(len, values), default=0)
     stored = sum(map(len, keys)) + sum(map(len, values)) + 2 * len(keys)
     pages = max(1, min(len(keys), -(-stored // target)))
+    hashes = np.fromiter(map(zlib.crc32, keys), np.uint32, len(keys))
     while True:
-        buckets: list[list[int]] = [[] for _ in range(pages)]
-        for row, key in enumerate(keys):
-            buckets[zlib.crc32(key) % pages].append(row)
-        made = [_page([keys[row] for row in rows], [values[row] for row in rows], size) for rows in buckets]
+        made = _split(keys, values, size, hashes % pages, pages)
         largest = max(map(len, made))
         if largest <= maximum:
             return made
@@ -83,9 +85,21 @@ def rows(page: bytes) -> Iterator[tuple[bytes, bytes]]:
         values_at += value
 
 
-def _page(keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bytes:
-    lengths = [len(key) if value else len(key) | _REMOVED for key, value in zip(keys, values, strict=True)]
-    return b"".join([_HEADER.pack(len(keys), size), struct.pack(f"<{len(keys)}H", *lengths), *keys, *values])
+def _split(
+    keys: Sequence[bytes], values: Sequence[bytes], size: int, numbers: npt.NDArray[np.uint32], pages: int
+) -> list[bytes]:
+    """Rows by the number of their page, each page in the order of its keys."""
+    order = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers, minlength=pages)).tolist()
+    rows = order.tolist()
+    keys, values = [keys[row] for row in rows], [values[row] for row in rows]
+    lengths = np.fromiter(map(len, keys), "<u2", len(keys))
+    if not all(values):
+        lengths[[not value for value in values]] |= _REMOVED
+    return [
+        b"".join([_HEADER.pack(end - start, size), lengths[start:end].tobytes(), *keys[start:end], *values[start:end]])
+        for start, end in pairwise([0, *ends])
+    ]
 
 
 def _layout(page: bytes) -> tuple[tuple[int, ...], int, int, int]:

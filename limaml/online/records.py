@@ -69,7 +69,11 @@ def encode(table: pa.Table, width: int, precision: Precision) -> tuple[list[byte
     Raises:
         DataError: a key no store can hold, or an embedding that is not finite in this precision.
     """
-    task_ids = table[TASK_ID].to_pylist()
+    # As bytes in one step: a Python string for every row would cost more than everything else here.
+    keys = table[TASK_ID].cast(pa.binary()).to_pylist()
+    if len(keys) and not 0 < min(map(len, keys)) <= max(map(len, keys)) <= MAXIMUM_KEY_BYTES:
+        for key in keys:
+            encode_key(key.decode())
     embedding = embedding_matrix(table, width)
     records = np.empty(len(table), dtype=value_dtype(width, precision))
     with np.errstate(over="ignore"):
@@ -77,14 +81,14 @@ def encode(table: pa.Table, width: int, precision: Precision) -> tuple[list[byte
     broken = np.flatnonzero(~np.isfinite(records[EMBEDDING]).all(axis=1))
     if len(broken):
         raise DataError(
-            f"task {task_ids[broken[0]]}: its embedding is not finite in {precision} (largest coordinate "
+            f"task {keys[broken[0]].decode()}: its embedding is not finite in {precision} (largest coordinate "
             f"{np.abs(embedding[broken[0]]).max():.3g}), and {len(broken) - 1} more; "
             "check the model, or set store.dtype to float32"
         )
     records[NEWEST_EVENT_TIME] = table[NEWEST_EVENT_TIME].cast(TIMESTAMP).cast(pa.int64()).to_numpy()
     records[SAMPLES] = table[SAMPLES].to_numpy()
     data, size = records.tobytes(), records.dtype.itemsize
-    return [encode_key(each) for each in task_ids], [data[i : i + size] for i in range(0, len(data), size)]
+    return keys, [data[i : i + size] for i in range(0, len(data), size)]
 
 
 def decode(values: Sequence[bytes | None], width: int, precision: Precision) -> Records:
@@ -114,7 +118,7 @@ def decode(values: Sequence[bytes | None], width: int, precision: Precision) -> 
 
 def chunk_sum(keys: Sequence[bytes], values: Sequence[bytes]) -> str:
     """SHA-256 of a chunk: key lengths as uint16, then all keys, then all values."""
-    digest = hashlib.sha256(np.array([len(key) for key in keys], dtype="<u2").tobytes())
+    digest = hashlib.sha256(np.fromiter(map(len, keys), "<u2", len(keys)).tobytes())
     digest.update(b"".join(keys))
     digest.update(b"".join(values))
     return digest.hexdigest()
