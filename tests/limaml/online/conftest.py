@@ -19,7 +19,7 @@ from limaml.schema import REMOVED, embedding_schema
 from limaml.stage import Stage, entries
 from tests.conftest import SMALL
 from tests.limaml.online.chain import Chain, build_chain
-from tests.limaml.online.servers import RedisServer
+from tests.limaml.online.servers import RedisCluster, RedisServer
 
 AS_OF = date(2026, 1, 31)
 
@@ -183,6 +183,20 @@ def redis_url(redis_server: RedisServer) -> str:
     """An empty database of a real server."""
     redis_server.client().flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three real servers as one cluster."""
+    with RedisCluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster: RedisCluster) -> str:
+    """An empty cluster."""
+    redis_cluster.clear()
+    return redis_cluster.url
 
 
 @pytest.fixture

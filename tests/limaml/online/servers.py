@@ -60,3 +60,46 @@ class RedisServer:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+class RedisCluster:
+    """Three primaries that share the slots: whatever touches two slots at once fails here."""
+
+    def __init__(self, folder: Path) -> None:
+        self._servers = []
+        for number in range(3):
+            (place := folder / str(number)).mkdir()
+            options = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "yes"]
+            self._servers.append(RedisServer(place, *options))
+
+    @property
+    def url(self) -> str:
+        """The store's URL, through the first node."""
+        return f"{self._servers[0].url.removesuffix('/0')}?cluster=true"
+
+    def clear(self) -> None:
+        """Empty every node."""
+        for server in self._servers:
+            server.client().flushall()
+
+    def __enter__(self) -> Self:
+        bounds = [0, 5461, 10923, 16384]
+        for server, first, end in zip(self._servers, bounds, bounds[1:], strict=False):
+            server.start()
+            server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            server.client().execute_command("CLUSTER", "MEET", "127.0.0.1", self._servers[0].port)
+        for _ in range(400):
+            if all(b"cluster_known_nodes:3" in self._info(server) for server in self._servers) and all(
+                b"cluster_state:ok" in self._info(server) for server in self._servers
+            ):
+                return self
+            time.sleep(0.05)
+        raise RuntimeError("the Redis cluster was not ready within 20 s")
+
+    def __exit__(self, *error: object) -> None:
+        for server in self._servers:
+            server.stop()
+
+    def _info(self, server: RedisServer) -> bytes:
+        told = server.client().execute_command("CLUSTER", "INFO")
+        return told if isinstance(told, bytes) else repr(told).replace("'", "").replace(": ", ":").encode()
