@@ -1,7 +1,6 @@
 """Fixtures of every room: an S3 server in this process, a small application."""
 
 import os
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,12 +40,11 @@ def s3_endpoint() -> Iterator[str]:
     """An S3-compatible server on a free port."""
     from moto.server import ThreadedMotoServer
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    # The server takes a free port itself: one chosen before could be taken meanwhile, and it would wait forever.
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    yield f"http://127.0.0.1:{port}"
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
     server.stop()
 
 

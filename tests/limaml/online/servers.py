@@ -1,7 +1,7 @@
 """Real servers for the tests: Redis on a free port, that can be stopped and started again on the same one."""
 
+import random
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -11,13 +11,6 @@ import pytest
 import redis
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class RedisServer:
     """One `redis-server` process. What it was told to save before it stops is there when it starts again."""
 
@@ -25,9 +18,19 @@ class RedisServer:
         binary = shutil.which("redis-server") or shutil.which("valkey-server")
         if binary is None:
             pytest.skip("redis-server is not installed: `make servers` installs it")
-        self.port = free_port()
-        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self._command += ["--save", "", "--appendonly", "no", *options]
+        self.port = 0
+        self._command = [
+            binary,
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(folder),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            *options,
+        ]
 
     @property
     def url(self) -> str:
@@ -39,15 +42,25 @@ class RedisServer:
         return redis.Redis(port=self.port, socket_timeout=10)
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        for _ in range(200):
-            try:
-                self.client().ping()
+        """Start, and wait until it answers; the first time on a free port, later on the same one."""
+        for _ in range(20):
+            # Below what the system gives out by itself, and so low that a cluster's second port, 10,000 above, exists.
+            port = self.port or random.randrange(15_000, 30_000)
+            self._process = subprocess.Popen([*self._command, "--port", str(port)], stdout=subprocess.DEVNULL)
+            if self._answers(port):
+                self.port = port
                 return
+            self.stop()
+        raise RuntimeError("redis-server did not start")
+
+    def _answers(self, port: int) -> bool:
+        while self._process.poll() is None:
+            try:
+                # Another server may hold the port, and answer.
+                return redis.Redis(port=port).info("server")["process_id"] == self._process.pid
             except redis.ConnectionError:
                 time.sleep(0.05)
-        raise RuntimeError("redis-server did not answer within 10 s")
+        return False
 
     def stop(self) -> None:
         """End the process at once, as a crash would."""
