@@ -145,6 +145,7 @@ def _manifest(
         {"tasks": embedded, "rows": rows, "tasks_without_support": all_tasks - embedded},
         details
         | {
+            "tasks_uri": task_set.uri,
             "newest_event_time": (_EPOCH + timedelta(microseconds=newest)).isoformat(),
             "previous_digest": earlier.manifest.digest if earlier else "",
             "changed": computed,
