@@ -24,6 +24,7 @@ from limaml.data.embedding_files import EmbeddingFiles
 from limaml.data.simulator import simulate
 from limaml.data.tasks import TaskSet
 from limaml.data.world import SimulationSpec
+from limaml.online.overlay import open_generation
 from limaml.online.scoring import Scorer
 from limaml.online.store import open_store
 from limaml.schema import stored_id
@@ -130,7 +131,7 @@ def test_both_definitions_from_interactions_to_scores(
     assert (release.number, release.as_of) == (2, REFRESHED)
     files = EmbeddingFiles(place.embeddings(release.model_version, REFRESHED))
     recent = TaskSet.open(place.tasks(refresh_split(application.windows, REFRESHED)))
-    reader = store.open(release.generation)
+    reader = open_generation(store, release.generation)
     for each in application.definition_names:
         ids = list(files.lookup(each)[0])
         assert len(ids) == recent.of(each).tasks > 50, "every task of the window has its embedding"
