@@ -34,14 +34,21 @@ def play_test(application: Application, workspace: Workspace, data: str, output:
 
     Raises:
         StoreError: nothing is released.
+        ConfigError: the first test's arms are other models.
         DataError, ConfigError: the data root was not simulated, or ends on another day.
     """
     from limaml.data.simulator import resume_world
+    from limaml.errors import ConfigError
     from limaml.experiment.assignment import CONTROL, TREATMENT
     from limaml.experiment.play import play
     from limaml.manifest import read_manifest
     from limaml.online.scoring import BaselineScorer, Scorer
 
+    arms = application.experiment.control, application.experiment.treatment
+    if arms != ("vanilla", "current"):
+        raise ConfigError(
+            f"experiment: arms {arms[0]!r} and {arms[1]!r}; what is played is 'vanilla' against 'current'"
+        )
     treatment = Scorer.open(workspace.store_url(application), application)
     release = treatment.release
     control = BaselineScorer.open(release.model_uri, application)
@@ -84,6 +91,12 @@ def _analyze(
     output: Output,
     start: Start,
     end: End,
+    outcomes: Annotated[
+        str, typer.Option("--outcomes", help="Folder: which exposed items were shown and clicked.")
+    ] = "",
+    test: Annotated[
+        str, typer.Option("--test", help="Name of one of the application's tests; default: the first.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Compare the arms of an A/B test: CTR and weekly active users by cohort, as JSON, CSV and one page."""
@@ -91,6 +104,8 @@ def _analyze(
     from limaml.experiment.analysis import analyze
 
     application = load_application(app_name)
-    manifest = analyze(exposures, visits, signups, output, application, _window(application, start, end))
+    manifest = analyze(
+        exposures, visits, signups, output, application, _window(application, start, end), outcomes, test
+    )
     result: dict[str, Any] = {"output": output, **manifest.counts, "conclusions": manifest.details["conclusions"]}
     emit(result, as_json)

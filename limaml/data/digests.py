@@ -22,20 +22,22 @@ def support_digests(batch: TaskBatch) -> Words:
 
     They are the same on every machine and whatever else is in the batch; a task without support has 0.
     """
-    if not batch.rows:
-        return np.zeros(batch.tasks, np.uint64)
-    row_R = _row_digests(batch)
+    row_R = row_digests(*(getattr(batch, name) for name in _READ))
     place_R = np.arange(batch.rows, dtype=np.int64) - np.repeat(batch.offsets[:-1], batch.lengths)
     row_R = np.where(batch.is_query, np.uint64(0), _mixed(row_R + place_R.astype(np.uint64) * _GOLDEN))
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(row_R, dtype=np.uint64)])
     return sums[batch.offsets[1:]] - sums[batch.offsets[:-1]]
 
 
-def _row_digests(batch: TaskBatch) -> Words:
-    first, second = np.zeros(batch.rows, np.uint64), np.zeros(batch.rows, np.uint64)
+def row_digests(*columns: npt.NDArray) -> Words:
+    """[R] uint64 digests of the rows of arrays [R] or [R, n] of 32- or 64-bit numbers, side by side."""
+    rows = len(columns[0])
+    first, second = np.zeros(rows, np.uint64), np.zeros(rows, np.uint64)
     before = 0
-    for name in _READ:
-        words = np.ascontiguousarray(getattr(batch, name)).view(np.uint32).reshape(batch.rows, -1)
+    for column in columns:
+        if not column.size:
+            continue
+        words = np.ascontiguousarray(column).view(np.uint32).reshape(rows, -1)
         number = np.arange(before, before + words.shape[1], dtype=np.uint64) * np.uint64(2)
         for sums, lane in ((first, np.uint64(0)), (second, np.uint64(1))):
             sums += np.einsum("rw,w->r", words, _mixed((number + lane) * _GOLDEN), dtype=np.uint64, casting="unsafe")

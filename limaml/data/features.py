@@ -84,14 +84,19 @@ def category_code(value: str | float | bool | None) -> int:
     return _kept_code(value)
 
 
+def category_text(value: str | float | bool | None) -> str | None:
+    """The canonical text of one plain value, None for null."""
+    if value is None:
+        return None
+    if isinstance(value, float):
+        return _canonical_text(pa.array([value])).to_pylist()[0]
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @lru_cache(_KEPT_CODES, typed=True)
 def _kept_code(value: str | float | bool | None) -> int:
-    if value is None:
-        return NULL_CODE
-    if isinstance(value, float):
-        return int(category_codes(pa.array([value]))[0])
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return _hash(text.encode())
+    text = category_text(value)
+    return NULL_CODE if text is None else _hash(text.encode())
 
 
 def _hash(text: bytes) -> int:

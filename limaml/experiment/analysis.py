@@ -6,14 +6,16 @@ from pathlib import Path
 
 from limaml import storage
 from limaml.cohorts import COHORTS
-from limaml.config import Application, Experiment
+from limaml.config import Application
+from limaml.errors import ConfigError
 from limaml.experiment import statistics
 from limaml.experiment.assignment import ARMS, CONTROL, TREATMENT
-from limaml.experiment.exposures import SIGNUPS, VISITS, exposure_columns, open_log
+from limaml.experiment.exposures import OUTCOMES, SIGNUPS, VISITS, exposure_columns, open_log
 from limaml.experiment.metrics import CTR, EVERYONE, METRICS, Measured, Sums, measure
 from limaml.experiment.page import page
 from limaml.experiment.report import ABReport, Comparison, SplitCheck
 from limaml.manifest import Manifest, find_manifest
+from limaml.sections import Trial
 from limaml.stage import Stage, entries
 from limaml.windows import Window
 
@@ -21,28 +23,42 @@ log = logging.getLogger(__name__)
 
 
 def analyze(
-    exposures: str, visits: str, signups: str, output: str, application: Application, window: Window
+    exposures: str,
+    visits: str,
+    signups: str,
+    output: str,
+    application: Application,
+    window: Window,
+    outcomes: str = "",
+    test: str = "",
 ) -> Manifest:
     """Analyze an A/B test and write `report.json`, `report.html` and `cohorts.csv`.
 
     Args:
-        exposures: folder of `date=D` parquet, one row an exposure with its outcome.
+        exposures: folder of `date=D` parquet, one row an exposure with its outcome, or, with `outcomes`, as the scorer
+            service records them.
         visits: folder of `date=D` parquet; days before the window decide the cohorts, days inside are WAU.
         signups: folder of parquet.
         output: URI of the report.
         application: its `experiment` section gives salt, fraction and confidence.
         window: logical days of the experiment.
+        outcomes: folder of parquet that says which exposed items were shown, and which of them were clicked.
+        test: name of one of the application's tests; by default, the first.
 
     Raises:
+        ConfigError: there is no such test.
         DataError: a log breaks its contract (missing day, column or outcome; duplicates; an unknown variant).
     """
+    trial = find_trial(application, test)
     inputs = {"exposures": exposures, "visits": visits, "signups": signups}
+    inputs |= {"outcomes": outcomes} if outcomes else {}
     stage = Stage(
         "ab_report",
         output,
         application,
         ("experiment",),
-        {name: _identity(uri) for name, uri in inputs.items()} | {"window": window.model_dump(mode="json")},
+        {name: _identity(uri) for name, uri in inputs.items()}
+        | {"window": window.model_dump(mode="json"), "test": trial.name},
     )
 
     def build(directory: Path) -> Manifest:
@@ -51,8 +67,10 @@ def analyze(
             open_log(visits, VISITS, window.days, earlier=True),
             open_log(signups, SIGNUPS),
             window,
+            trial.name,
+            open_log(outcomes, OUTCOMES) if outcomes else None,
         )
-        report = conclude(measured, application, window)
+        report = conclude(measured, application, window, trial)
         for text in report.conclusions():
             log.info("ab_report: %s", text)
         (directory / "report.json").write_text(report.model_dump_json(indent=2) + "\n")
@@ -69,16 +87,29 @@ def analyze(
     return stage.run(build)
 
 
-def conclude(measured: Measured, application: Application, window: Window) -> ABReport:
+def find_trial(application: Application, name: str) -> Trial:
+    """A test of the application by its name; without one, the first.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    trials = {trial.name: trial for trial in application.experiment.trials}
+    if name and name not in trials:
+        raise ConfigError(f"experiment: no test {name!r}; there are {', '.join(trials)}")
+    return trials[name or application.experiment.name]
+
+
+def conclude(measured: Measured, application: Application, window: Window, trial: Trial) -> ABReport:
     """The report of what was measured; no comparison is made where the split is broken."""
     experiment = application.experiment
-    split = check_split(measured, experiment)
+    split = check_split(measured, trial, experiment.split_check_alpha)
     return ABReport(
         application=application.name,
         title=application.title,
         start=str(window.days[0]),
         end=str(window.days[-1]),
-        salt=experiment.salt,
+        experiment=trial.name,
+        salt=trial.salt,
         confidence=experiment.confidence,
         impressions=measured.impressions,
         weeks=measured.weeks,
@@ -89,17 +120,17 @@ def conclude(measured: Measured, application: Application, window: Window) -> AB
     )
 
 
-def check_split(measured: Measured, experiment: Experiment) -> SplitCheck:
+def check_split(measured: Measured, trial: Trial, alpha: float) -> SplitCheck:
     """Whether members were split as configured, and each into one arm only."""
     control, treatment = (_members(measured.sums.get((EVERYONE, arm, CTR))) for arm in ARMS)
-    p_value = statistics.split_p_value(control, treatment, experiment.treatment_fraction)
+    p_value = statistics.split_p_value(control, treatment, trial.treatment_fraction)
     return SplitCheck(
         control=control,
         treatment=treatment,
-        treatment_fraction=experiment.treatment_fraction,
+        treatment_fraction=trial.treatment_fraction,
         p_value=p_value,
         in_both_arms=measured.in_both_arms,
-        passed=p_value >= experiment.split_check_alpha and not measured.in_both_arms,
+        passed=p_value >= alpha and not measured.in_both_arms,
     )
 
 

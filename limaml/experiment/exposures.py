@@ -24,27 +24,36 @@ SCORE = "score"
 GENERATION = "generation"
 REASON = "reason"
 EMBEDDING_AGE = "embedding_age_seconds"
+EXPERIMENT = "experiment"
+POSITION = "position"
+COHORT = "cohort"
 
+# Which of the exposed items were really shown, and whether they were clicked; ids are compared as text.
+OUTCOMES = pa.schema([(REQUEST, pa.null()), (ITEM, pa.null()), (LABEL, pa.int8())])
 VISITS = pa.schema([(MEMBER, pa.int64()), (VISIT_TIME, TIMESTAMP)])
 SIGNUPS = pa.schema([(MEMBER, pa.int64()), (SIGNUP_TIME, TIMESTAMP)])
 
 
-def exposure_schema(item_type: pa.DataType | None = None) -> pa.Schema:
-    """Columns of the exposure log; items keep the type the application gives them (int64 unless told).
+def exposure_schema(item_type: pa.DataType | None = None, request_type: pa.DataType | None = None) -> pa.Schema:
+    """Columns of the exposure log; items and requests keep the type they are given (int64 unless told).
 
-    `label` is 0 or 1; `embedding_age_seconds` is null where no stored embedding was used.
+    `label` is 0 or 1, and null until the outcome is known; `embedding_age_seconds` is null where no stored embedding
+    was used; `position` is an item's rank among its request's candidates, from 1; `cohort` is null where unknown.
     """
     return pa.schema(
         [
-            (REQUEST, pa.int64()),
+            (EXPERIMENT, pa.string()),
+            (REQUEST, request_type or pa.int64()),
             (MEMBER, pa.int64()),
             (ITEM, item_type or pa.int64()),
+            (POSITION, pa.int32()),
             (VARIANT, pa.string()),
             (SCORE, pa.float32()),
             (MODEL_VERSION, pa.string()),
             (GENERATION, pa.string()),
             (REASON, pa.string()),
             (EMBEDDING_AGE, pa.float32()),
+            (COHORT, pa.string()),
             (EVENT_TIME, TIMESTAMP),
             (LABEL, pa.int8()),
         ]
@@ -52,9 +61,10 @@ def exposure_schema(item_type: pa.DataType | None = None) -> pa.Schema:
 
 
 def exposure_columns() -> pa.Schema:
-    """The columns an analysis reads; items are only compared, so any type will do (null: as the files have it)."""
-    schema = exposure_schema(pa.null())
-    return pa.schema([schema.field(name) for name in (REQUEST, MEMBER, ITEM, VARIANT, REASON, EVENT_TIME, LABEL)])
+    """The columns an analysis reads; ids of items and requests are only compared, so any type will do."""
+    schema = exposure_schema(pa.null(), pa.null())
+    read = (EXPERIMENT, REQUEST, MEMBER, ITEM, VARIANT, REASON, EVENT_TIME, LABEL)
+    return pa.schema([schema.field(name) for name in read])
 
 
 def open_log(uri: str, columns: pa.Schema, days: Sequence[date] = (), earlier: bool = False) -> ds.Dataset:

@@ -24,7 +24,17 @@ METRICS = (CTR, WAU)
 EVERYONE = "all"
 
 _LIMITS: dict[str, Any] = {"memory_limit": "1GB", "max_temp_directory_size": "20GB"}
-_INSIDE = "SELECT * FROM exposures, bounds WHERE event_time >= first_time AND event_time < end_time"
+_INSIDE = (
+    "SELECT * FROM exposures, bounds WHERE event_time >= first_time AND event_time < end_time AND experiment = test"
+)
+# What was shown, once, however often it was answered or delivered.
+_SHOWN = """
+SELECT DISTINCT ON (request_id, item_id) exposed.* REPLACE (outcome.label AS label)
+FROM exposed JOIN (
+    SELECT request_id::VARCHAR AS request, item_id::VARCHAR AS item, max(label) AS label FROM outcomes GROUP BY ALL
+) outcome ON request_id::VARCHAR = request AND item_id::VARCHAR = item
+ORDER BY request_id, item_id, event_time
+"""
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,17 @@ class Measured:
     week_days: int
 
 
-def measure(exposures: ds.Dataset, visits: ds.Dataset, signups: ds.Dataset, window: Window) -> Measured:
+def measure(
+    exposures: ds.Dataset,
+    visits: ds.Dataset,
+    signups: ds.Dataset,
+    window: Window,
+    experiment: str,
+    outcomes: ds.Dataset | None = None,
+) -> Measured:
     """Aggregate an experiment's logs.
+
+    With `outcomes` an exposure counts where they say that its item was shown, and has their label.
 
     A member is in the experiment from being exposed inside the window; the cohort is frozen at its start, from visits
     and sign-ups before it. A trailing part of a week does not count for WAU; an experiment shorter than a week is one
@@ -76,10 +95,15 @@ def measure(exposures: ds.Dataset, visits: ds.Dataset, signups: ds.Dataset, wind
         connection.execute("SET TimeZone = 'UTC'")
         for name, dataset in (("exposures", exposures), ("visits", visits), ("signups", signups)):
             connection.register(name, dataset)
-        times = {"start": window.start_time, "end": window.end_time}
-        connection.execute("CREATE TEMP TABLE bounds AS SELECT $start AS first_time, $end AS end_time", times)
-        connection.execute(f"CREATE TEMP VIEW inside AS {_INSIDE}")
-        impressions = _check(connection, window)
+        bounds = {"start": window.start_time, "end": window.end_time, "test": experiment}
+        connection.execute(
+            "CREATE TEMP TABLE bounds AS SELECT $start AS first_time, $end AS end_time, $test AS test", bounds
+        )
+        connection.execute(f"CREATE TEMP VIEW {'inside' if outcomes is None else 'exposed'} AS {_INSIDE}")
+        if outcomes is not None:
+            connection.register("outcomes", outcomes)
+            connection.execute(f"CREATE TEMP TABLE inside AS {_SHOWN}")
+        impressions = _check(connection, window, experiment)
         week = int(timedelta(days=week_days) / timedelta(microseconds=1))
         connection.execute(_MEMBERS, {"weeks": weeks, "week": week})
         rows = connection.execute(_SUMS).fetchall()
@@ -95,7 +119,7 @@ def measure(exposures: ds.Dataset, visits: ds.Dataset, signups: ds.Dataset, wind
     return Measured(sums, impressions, both, dict(reasons), weeks, week_days)
 
 
-def _check(connection: Any, window: Window) -> int:
+def _check(connection: Any, window: Window, experiment: str) -> int:
     """Impressions inside the window, after the log has shown that it keeps its contract."""
     rows, outcomes, variants, distinct = _row(
         connection.execute(
@@ -106,14 +130,15 @@ def _check(connection: Any, window: Window) -> int:
     )
     if not rows:
         raise DataError(
-            f"exposures: none with event_time from {window.start_time} to {window.end_time}; check the window"
+            f"exposures: none of test {experiment!r} with event_time from {window.start_time} to {window.end_time}; "
+            "check the window, the test's name, and that outcomes name what was shown"
         )
     if variants:
         raise DataError(f"exposures: column 'variant' holds {variants[0]!r}; an exposure is of {' or '.join(ARMS)}")
     if outcomes < rows:
         raise DataError(
             f"exposures: column 'label' is neither 0 nor 1 in {rows - outcomes:,} of {rows:,} rows; "
-            "join the outcomes before the analysis"
+            "give the outcomes as well"
         )
     if distinct < rows:
         raise DataError(

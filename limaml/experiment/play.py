@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from limaml import storage
@@ -22,11 +23,14 @@ from limaml.data.layout import SIGNUPS, VISITS, day_folder, day_of
 from limaml.data.simulated_log import IMPRESSION_ID
 from limaml.data.world import Played, World, pick_highest
 from limaml.errors import ConfigError
-from limaml.experiment.assignment import CONTROL, TREATMENT, in_treatment
+from limaml.experiment.assignment import CONTROL, TREATMENT, in_treatment, takes_part
 from limaml.experiment.exposures import (
+    COHORT,
     EMBEDDING_AGE,
+    EXPERIMENT,
     GENERATION,
     ITEM,
+    POSITION,
     REASON,
     REQUEST,
     SCORE,
@@ -136,8 +140,9 @@ class _SplitPolicy:
         self._chosen: pa.Table | None = None
 
     def __call__(self, candidates: pa.Table) -> npt.NDArray[np.integer]:
-        rows = candidates.num_rows
-        treated = in_treatment(candidates[self.format.member_id].to_numpy(), self.experiment)
+        rows, members = candidates.num_rows, candidates[self.format.member_id].to_numpy()
+        inside, treated = takes_part(members, self.experiment), in_treatment(members, self.experiment)
+        answers_treatment = np.where(inside, treated, self.experiment.otherwise == self.experiment.treatment)
         columns: dict[str, npt.NDArray] = {
             SCORE: np.zeros(rows, np.float32),
             REASON: np.full(rows, "", dtype=object),
@@ -145,7 +150,7 @@ class _SplitPolicy:
             MODEL_VERSION: np.full(rows, "", dtype=object),
             GENERATION: np.full(rows, "", dtype=object),
         }
-        for arm, mask in ((CONTROL, ~treated), (TREATMENT, treated)):
+        for arm, mask in ((CONTROL, ~answers_treatment), (TREATMENT, answers_treatment)):
             index = np.flatnonzero(mask)
             if len(index) == 0:
                 continue
@@ -159,14 +164,17 @@ class _SplitPolicy:
         self._chosen = pa.table(
             {
                 REQUEST: candidates[REQUEST].take(chosen),
-                VARIANT: np.where(treated[chosen], TREATMENT, CONTROL).tolist(),
+                EXPERIMENT: pa.repeat(self.experiment.name, len(chosen)),
+                POSITION: pa.repeat(pa.scalar(1, pa.int32()), len(chosen)),
+                COHORT: pa.nulls(len(chosen), pa.string()),
+                VARIANT: np.where(inside, np.where(treated, TREATMENT, CONTROL), "")[chosen].tolist(),
                 **{name: pa.array(values[chosen], from_pandas=True) for name, values in columns.items()},
             }
         )
         return chosen
 
     def exposures(self, played: Played) -> pa.Table:
-        """The exposure log of the chunk this policy chose for last."""
+        """The exposure log of the chunk this policy chose for last: requests of members who are in the test."""
         assert self._chosen is not None, "the world asks before it plays"
         shown = played.interactions
         by_request = shown.sort_by(IMPRESSION_ID)
@@ -178,6 +186,7 @@ class _SplitPolicy:
             .append_column(EVENT_TIME, by_request[EVENT_TIME])
             .append_column(LABEL, by_request[LABEL])
         )
+        chosen = chosen.filter(pc.field(VARIANT) != "")
         schema = exposure_schema(chosen[ITEM].type)
         return chosen.select(schema.names).cast(schema).sort_by([(EVENT_TIME, "ascending"), (REQUEST, "ascending")])
 

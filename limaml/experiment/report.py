@@ -57,6 +57,7 @@ class ABReport(Result):
     title: str
     start: str
     end: str
+    experiment: str
     salt: str
     confidence: float
     impressions: int

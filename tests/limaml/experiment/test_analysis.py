@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from limaml.config import load_application
-from limaml.errors import DataError
+from limaml.errors import ConfigError, DataError
 from limaml.experiment.analysis import analyze, conclude
 from limaml.experiment.metrics import CTR, EVERYONE, WAU, Measured, Sums
 from limaml.experiment.report import ABReport, Comparison, percent, sentence
@@ -91,6 +91,13 @@ def test_running_again_changes_nothing_and_new_logs_do(planted, tmp_path):
     assert analyze(**uris, output=str(tmp_path), application=PTAP, window=narrower).digest != before.digest
 
 
+def test_another_test_of_the_application_is_found_by_its_name(planted, tmp_path):
+    _, root, logs = planted
+    uris = {name: str(root / name) for name in ("exposures", "visits", "signups")}
+    with pytest.raises(ConfigError, match="no test 'spring'; there are limaml"):
+        analyze(**uris, output=str(tmp_path), application=PTAP, window=logs.window, test="spring")
+
+
 def test_a_broken_split_shows_no_lift(tmp_path):
     logs = make_logs(members=4000, days=7, lift=0.5, seed=2)
     exposures = logs.exposures
@@ -112,7 +119,7 @@ def test_a_broken_split_shows_no_lift(tmp_path):
 
 def test_one_member_in_both_arms_breaks_the_split():
     sums = {(EVERYONE, arm, CTR): Sums(1000, 100, 1000, 200, 1200, 150) for arm in ("control", "treatment")}
-    report = conclude(Measured(sums, 2000, 1, {}, 1, 7), PTAP, make_logs(10).window)
+    report = conclude(Measured(sums, 2000, 1, {}, 1, 7), PTAP, make_logs(10).window, PTAP.experiment)
     assert not report.split.passed
     assert "1 members were served both variants" in report.conclusions()[0]
 
@@ -126,7 +133,7 @@ def test_a_cohort_too_small_is_listed_but_not_tested_and_not_counted_by_holm():
         ("C3", "control", CTR): small,
         ("C3", "treatment", CTR): small,
     }
-    report = conclude(Measured(sums, 2000, 0, {}, 1, 7), PTAP, make_logs(10).window)
+    report = conclude(Measured(sums, 2000, 0, {}, 1, 7), PTAP, make_logs(10).window, PTAP.experiment)
     tested, listed = report.comparisons
     assert tested.p_adjusted == tested.p_value
     assert listed.verdict == "not tested"
@@ -139,7 +146,7 @@ def test_an_interval_without_zero_but_no_verdict_is_explained():
     sums = {}
     for cohort, arm in ((EVERYONE, "weak"), ("C1", "none"), ("C2", "none")):
         sums[cohort, "control", CTR], sums[cohort, "treatment", CTR] = control, treated[arm]
-    report = conclude(Measured(sums, 30_000, 0, {}, 1, 7), PTAP, make_logs(10).window)
+    report = conclude(Measured(sums, 30_000, 0, {}, 1, 7), PTAP, make_logs(10).window, PTAP.experiment)
     weak = report.comparisons[0]
     assert weak.p_value is not None
     assert weak.p_adjusted is not None

@@ -45,7 +45,8 @@ def test_types_that_mean_the_same_are_read_as_one(tmp_path):
 
 
 def test_items_may_be_strings_and_variants_dictionaries(tmp_path):
-    row = {"request_id": 1, "member_id": 1, "item_id": "x", "variant": "control", "event_time": TIME, "label": 0}
+    row = {"experiment": "e", "request_id": 1, "member_id": 1, "item_id": "x", "variant": "control", "label": 0}
+    row["event_time"] = TIME
     table = pa.Table.from_pylist([row], schema=exposure_schema(pa.string()))
     index = table.schema.get_field_index("variant")
     write(tmp_path, table.set_column(index, "variant", table["variant"].dictionary_encode()))

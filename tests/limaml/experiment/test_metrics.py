@@ -23,7 +23,7 @@ def logs() -> Logs:
 
 
 def measured(logs: Logs) -> Measured:
-    return measure(ds.dataset(logs.exposures), ds.dataset(logs.visits), ds.dataset(logs.signups), logs.window)
+    return measure(ds.dataset(logs.exposures), ds.dataset(logs.visits), ds.dataset(logs.signups), logs.window, "limaml")
 
 
 def brute_force(logs: Logs) -> dict[tuple[str, str, str], Sums]:
@@ -76,6 +76,7 @@ def test_partitioning_and_order_change_nothing(logs, tmp_path):
                 open_log(uris["visits"], VISITS, days, earlier=True),
                 open_log(uris["signups"], SIGNUPS),
                 logs.window,
+                "limaml",
             )
         )
     assert results[0] == results[1] == results[2]
@@ -126,6 +127,29 @@ def test_repeated_exposures_are_refused(logs):
     twice = pa.concat_tables([logs.exposures, logs.exposures.slice(3, 2)])
     with pytest.raises(DataError, match=r"2 of .* rows repeat"):
         measured(dataclasses.replace(logs, exposures=twice))
+
+
+def test_other_tests_of_the_same_log_do_not_count(logs):
+    other = logs.exposures.set_column(0, "experiment", pa.array(["other"] * len(logs.exposures)))
+    assert measured(dataclasses.replace(logs, exposures=pa.concat_tables([logs.exposures, other]))) == measured(logs)
+    with pytest.raises(DataError, match="none of test 'limaml'"):
+        measured(dataclasses.replace(logs, exposures=other))
+
+
+def test_with_outcomes_what_was_shown_counts_once_however_often_it_was_delivered(logs):
+    """A scorer's log: more candidates than are shown, no labels, ids as text, some rows twice."""
+    shown = logs.exposures
+    outcomes = shown.select(["request_id", "item_id", "label"])
+    unshown = shown.set_column(shown.schema.get_field_index("item_id"), "item_id", pa.array([999] * len(shown)))
+    rows = pa.concat_tables([shown, unshown, shown.slice(5, 50)])
+    texts = {name: pa.array([str(each) for each in rows[name].to_pylist()]) for name in ("request_id", "item_id")}
+    texts["label"] = pa.nulls(len(rows), pa.int8())
+    scored = pa.table({name: texts.get(name, rows[name]) for name in rows.column_names})
+    repeated = pa.concat_tables([outcomes, outcomes.slice(0, 9)])
+    arguments = (ds.dataset(logs.visits), ds.dataset(logs.signups), logs.window, "limaml")
+    assert measure(ds.dataset(scored), *arguments, ds.dataset(repeated)) == measured(logs)
+    with pytest.raises(DataError, match="give the outcomes as well"):
+        measure(ds.dataset(scored), *arguments)
 
 
 def test_a_member_in_both_arms_is_counted(logs):

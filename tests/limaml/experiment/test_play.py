@@ -15,7 +15,7 @@ from limaml.data.simulator import resume_world, simulate
 from limaml.data.world import SimulationSpec
 from limaml.errors import ConfigError
 from limaml.experiment.analysis import analyze
-from limaml.experiment.assignment import in_treatment
+from limaml.experiment.assignment import in_treatment, takes_part
 from limaml.experiment.exposures import exposure_schema
 from limaml.experiment.play import play
 from limaml.windows import Window
@@ -95,6 +95,19 @@ def test_every_request_is_answered_by_its_members_arm(application: Application, 
     assert set(control["model_version"].to_pylist()) == {"v"}
     assert control["embedding_age_seconds"].null_count == len(control)
     assert manifest.counts["clicks"] == log["label"].to_numpy().sum()
+
+
+def test_members_outside_the_test_are_answered_and_not_exposed(
+    application: Application, past: str, tmp_path: Path
+) -> None:
+    half = application.experiment.model_copy(update={"slots": (0.0, 0.5)})
+    run(application.model_copy(update={"experiment": half}), past, tmp_path / "half")
+    log, visits = read(tmp_path / "half", "exposures"), read(tmp_path / "half", "visits")
+    exposed = np.unique(log["member_id"].to_numpy())
+    assert takes_part(exposed, half).all()
+    members = np.unique(visits["member_id"].to_numpy())
+    assert 0.3 < takes_part(members, half).mean() < 0.7
+    assert set(log["experiment"].to_pylist()) == {"limaml"}
 
 
 def test_what_was_shown_is_the_best_of_its_candidates(application: Application, past: str, tmp_path: Path) -> None:

@@ -37,15 +37,18 @@ def make_logs(members: int = 3000, days: int = 14, lift: float = 0.0, visit_lift
     rows = len(member)
     exposures = pa.table(
         {
+            "experiment": [EXPERIMENT.name] * rows,
             "request_id": np.arange(rows),
             "member_id": ids[member],
             "item_id": rng.integers(1, 50, rows),
+            "position": np.ones(rows, np.int32),
             "variant": np.where(treated[member], TREATMENT, CONTROL),
             "score": taste[member].astype(np.float32),
             "model_version": ["m"] * rows,
             "generation": ["g"] * rows,
             "reason": rng.choice(["fresh", "zero_shot"], rows, p=[0.8, 0.2]),
             "embedding_age_seconds": np.full(rows, 3600, np.float32),
+            "cohort": pa.nulls(rows, pa.string()),
             "event_time": _times(rng.random(rows) * days),
             "label": (rng.random(rows) < taste[member]).astype(np.int8),
         },
