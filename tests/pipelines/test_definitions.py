@@ -136,7 +136,7 @@ def test_both_definitions_from_interactions_to_scores(
         ids = list(files.lookup(each)[0])
         assert len(ids) == recent.of(each).tasks > 50, "every task of the window has its embedding"
         assert reader.get([stored_id(each, task) for task in ids]).found.all()
-    assert reader.count() == release.tasks == recent.tasks + recent.of(further).tasks
+    assert release.verified["tasks"] == release.tasks == recent.tasks + recent.of(further).tasks
     reader.close()
     monitored = json.loads((Path(root) / name / "monitoring" / str(REFRESHED) / "monitoring.json").read_text())
     assert monitored["served"]["found_tasks"] == monitored["served"]["active_tasks"] == recent.tasks
