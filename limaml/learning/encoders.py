@@ -115,18 +115,29 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
         """[R, n] and [R, c] raw → [R, width]; a constant where there are no features."""
+        return self.of_places(numeric, self.places(category))
+
+    def places(self, category: Tensor) -> Tensor:
+        """[R, c] which vector each code's value has."""
+        places = category.clone()
+        for column in range(len(self.tables)):
+            codes = getattr(self, f"codes_{column}")
+            place = torch.searchsorted(codes, category[:, column].contiguous()).clamp(max=len(codes) - 1)
+            known = codes[place] == category[:, column]
+            places[:, column] = torch.where(known, place + 1, 0)
+        return places
+
+    def of_places(self, numeric: Tensor, place: Tensor) -> Tensor:
+        """As `forward`, from the places of codes."""
         if not numeric.shape[1] and not len(self.tables):
-            return numeric.new_ones(len(numeric), 1)
+            return numeric.new_ones(numeric.shape[0], 1)
         value = numeric - self.mean
         if len(self.log):
             raw = numeric[:, self.log]
             value[:, self.log] = raw.sign() * raw.abs().log1p() - self.mean[self.log]
-        parts = [value.div_(self.scale).clamp_(-10, 10).nan_to_num_(0.0)]
+        # Nulls before the clip: what a clip makes of NaN differs between engines.
+        parts = [value.div_(self.scale).nan_to_num_(0.0).clamp_(-10, 10)]
         if len(self.nullable):
             parts.append(numeric[:, self.nullable].isnan().to(numeric.dtype))
-        for column, table in enumerate(self.tables):
-            codes = getattr(self, f"codes_{column}")
-            place = torch.searchsorted(codes, category[:, column].contiguous()).clamp(max=len(codes) - 1)
-            known = codes[place] == category[:, column]
-            parts.append(table(torch.where(known, place + 1, 0)))
+        parts += [table(place[:, column]) for column, table in enumerate(self.tables)]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

@@ -110,7 +110,7 @@ class Pinned:
         if not found.all():
             cold = np.flatnonzero(~found.all(axis=1))
             missing = ~found[cold]
-            unadapted, described = _unadapted(self.model, self.application, candidates.take(cold))
+            unadapted, described = _unadapted(self.model, self.runtime, self.application, candidates.take(cold))
             embedding[cold] = np.where(missing[:, :, None], unadapted, embedding[cold])
             reason[cold] = np.where((missing & ~described).any(axis=1), DEFAULT, ZERO_SHOT)
             ages[~found.any(axis=1)] = np.nan
@@ -185,9 +185,10 @@ class Scorer:
 class BaselineScorer:
     """The vanilla model trained beside a model, behind the same method: the control arm of an A/B test."""
 
-    def __init__(self, model: Model, application: Application) -> None:
+    def __init__(self, model: Model, application: Application, runtime: Runtime | None = None) -> None:
         self._model = model
         self._application = application
+        self._runtime = runtime or TorchRuntime(model)
 
     @classmethod
     def open(cls, model_uri: str, application: Application) -> Self:
@@ -209,8 +210,8 @@ class BaselineScorer:
 
     def score(self, candidates: Candidates) -> Scores:
         """Score candidates; their tasks change nothing here."""
-        embedding, _ = _unadapted(self._model, self._application, candidates)
-        probability = self._model.score(_joined(embedding), *candidates.other)
+        embedding, _ = _unadapted(self._model, self._runtime, self._application, candidates)
+        probability = self._runtime.score(_joined(embedding), *candidates.other)
         return Scores(
             probability=_finite(probability),
             reason=np.full(candidates.rows, VANILLA),
@@ -264,14 +265,14 @@ def pin(
 
 
 def _unadapted(
-    model: Model, application: Application, candidates: Candidates
+    model: Model, runtime: Runtime, application: Application, candidates: Candidates
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Embeddings [R, K, W] without adaptation, and [R, K] whether a row had any feature to make one from."""
     shape = (candidates.rows, model.definitions, model.embedding_width)
     embedding = np.tile(model.default_embedding, (candidates.rows, 1)).reshape(shape)
     meta, described = candidates.of_definitions(application)
     if described.any():
-        embedding[described] = model.zero_shot(*meta, *candidates.other).reshape(shape)[described]
+        embedding[described] = runtime.zero_shot(*meta, *candidates.other).reshape(shape)[described]
     return embedding, described
 
 
