@@ -33,7 +33,6 @@ class Backend(Leases, Protocol):
 
     page_bytes: int  # of a page of average size
     maximum_page_bytes: int
-    kind: str  # as in the store's URL
 
     def current(self) -> bytes | None:
         """The release the pointer names."""

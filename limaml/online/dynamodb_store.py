@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from limaml.errors import ConfigError, StoreError
-from limaml.failpoints import failpoint
 from limaml.online.backend import RELEASES, SEALS, Flip
 from limaml.online.dynamodb_table import Table, open_table
 from limaml.online.paged_store import PagedStore
@@ -65,7 +64,6 @@ def _parsed(url: str) -> tuple[Table, int | None]:
 class DynamoBackend:
     """See the module's text. Safe to share between threads."""
 
-    kind = "dynamodb"
     page_bytes = 3200  # of 4096 that one read unit covers: pages are of different sizes by chance
     maximum_page_bytes = 390_000  # of 409,600 an item may have, names included
 
@@ -133,12 +131,10 @@ class DynamoBackend:
             expiry = {"expires_at": {"N": str(int(time.time()) + 86_400 * self._expire_days)}}
         items = ({**self._page_key(name), "body": {"B": page}, **expiry} for name, page in pages.items())
         self._table.write("write pages", [{"PutRequest": {"Item": item}} for item in items])
-        failpoint("dynamodb.write.batches")
 
     def delete_pages(self, names: Sequence[str]) -> None:
         if self._expire_days is None:
             self._table.write("delete pages", [{"DeleteRequest": {"Key": self._page_key(name)}} for name in names])
-        failpoint("dynamodb.delete.batches")
 
     def take(self, lease: Lease, seconds: float, instead_of: bytes | None) -> bytes | None:
         request = {

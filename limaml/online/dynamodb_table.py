@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoRegionError
 
 from limaml.errors import ConfigError, StoreError
+from limaml.failpoints import failpoint
 from limaml.online.retry import tries
 
 READ_SECONDS = 3.0
@@ -133,6 +134,7 @@ class Table:
 
             try:
                 self._call(action, WRITE_SECONDS, step, done=bool)
+                failpoint("dynamodb.pages.batch")
             except StoreError:
                 failed.set()
                 raise
@@ -158,7 +160,9 @@ class Table:
                 raise
             return set()
 
-        return self._call(action, READ_SECONDS * 4, step, done=lambda answer: answer is not None)
+        failed = self._call(action, 4 * READ_SECONDS, step, done=lambda answer: answer is not None)
+        failpoint("dynamodb.transaction.done")
+        return failed
 
     def _call(
         self, action: str, seconds: float, step: Callable[[], Any], done: Callable[[Any], bool] = lambda _: True

@@ -58,9 +58,9 @@ def delete_chunks(backend: Backend, generation: str, lease: Lease) -> None:
         names = page_names(generation, index, chunk.pages)
         for start in range(0, len(names), _DELETE_AT_ONCE):
             backend.delete_pages(names[start : start + _DELETE_AT_ONCE])
-            failpoint(f"{backend.kind}.discard.pages")
+            failpoint("paged.discard.pages")
         backend.drop(chunks_of(generation), str(index), lease)
-        failpoint(f"{backend.kind}.discard.chunk")
+        failpoint("paged.discard.chunk")
 
 
 class PagedReader:
@@ -142,7 +142,7 @@ class PagedWriter:
             raise StoreError(f"{self._plan.name} is being served and can't be written again with another plan")
         delete_chunks(self._backend, self._plan.name, self._lease)
         self._backend.put(PLANS, self._plan.name, body, self._lease)
-        failpoint(f"{self._backend.kind}.begin.planned")
+        failpoint("paged.begin.planned")
 
     def write(self, index: int, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         chunk = Chunk(rows=len(keys), sha256=chunk_sum(keys, values))
@@ -167,11 +167,11 @@ class PagedWriter:
         if begun is not None and begun.pages > record.pages:
             self._backend.delete_pages(page_names(self._plan.name, index, begun.pages)[record.pages :])
         self._put(index, record)
-        failpoint(f"{self._backend.kind}.chunk.begun")
+        failpoint("paged.chunk.begun")
         self._backend.write_pages(dict(zip(names, made, strict=True)))
-        failpoint(f"{self._backend.kind}.chunk.pages")
+        failpoint("paged.chunk.stored")
         self._put(index, record.model_copy(update={"written": True}))
-        failpoint(f"{self._backend.kind}.chunk.written")
+        failpoint("paged.chunk.written")
         self.chunks[index] = chunk
 
     def seal(self) -> Generation:
@@ -185,9 +185,9 @@ class PagedWriter:
                 "sealed_at": datetime.now(UTC),
             }
         )
-        failpoint(f"{self._backend.kind}.seal.before")
+        failpoint("paged.seal.counted")
         self._backend.put(SEALS, sealed.name, sealed.model_dump_json().encode(), self._lease)
-        failpoint(f"{self._backend.kind}.seal.after")
+        failpoint("paged.seal.written")
         return sealed.model_copy(update={"chunks": tuple(map(_public, records))})
 
     def _check_order(self, index: int, keys: Sequence[bytes], last: bytes) -> None:

@@ -34,7 +34,7 @@ class PagedStore:
         )
 
     def flip(self, release: Release) -> None:
-        failpoint(f"{self._backend.kind}.flip.before")
+        failpoint("paged.flip.asked")
         try:
             outcome = self._backend.flip(release.number, release.generation, release.model_dump_json().encode())
         except StoreError:
@@ -42,7 +42,7 @@ class PagedStore:
             if self.current() == release:
                 return
             raise
-        failpoint(f"{self._backend.kind}.flip.after")
+        failpoint("paged.flip.answered")
         if outcome is Flip.DONE:
             return
         current = self.current()
@@ -74,6 +74,7 @@ class PagedStore:
         with hold(self._backend, plan.name) as lease:
             if lease is None:
                 raise StoreError(f"{self.url}: another process is writing generation {plan.name}; wait for it to end")
+            failpoint("paged.begin.leased")
             yield PagedWriter(self._backend, plan, lease)
 
     def open(self, name: str) -> PagedReader:
@@ -96,10 +97,10 @@ class PagedStore:
         with hold(self._backend, name) as lease:
             if lease is None or not self._backend.retire(name, lease):
                 return False
-            failpoint(f"{self._backend.kind}.discard.retired")
+            failpoint("paged.discard.retired")
             delete_chunks(self._backend, name, lease)
             self._backend.drop(PLANS, name, lease)
-            failpoint(f"{self._backend.kind}.discard.done")
+            failpoint("paged.discard.done")
         return True
 
     def _release(self, body: bytes) -> Release:

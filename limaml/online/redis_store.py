@@ -97,7 +97,6 @@ def _errors(action: str, where: str) -> Iterator[None]:
 class RedisBackend:
     """See the module's text. Safe to share between threads."""
 
-    kind = "redis"
     page_bytes = 2500
     maximum_page_bytes = 1 << 20
 
@@ -154,11 +153,11 @@ class RedisBackend:
 
     def write_pages(self, pages: Mapping[str, bytes]) -> None:
         with _errors("write to", self._where):
-            self._pipelined([("SET", self._pages + name, page) for name, page in pages.items()], "redis.write.part")
+            self._pipelined([("SET", self._pages + name, page) for name, page in pages.items()])
 
     def delete_pages(self, names: Sequence[str]) -> None:
         with _errors("delete from", self._where):
-            self._pipelined([("UNLINK", self._pages + name) for name in names], "redis.delete.part")
+            self._pipelined([("UNLINK", self._pages + name) for name in names])
 
     def take(self, lease: Lease, seconds: float, instead_of: bytes | None) -> bytes | None:
         self._refuse_eviction()
@@ -172,7 +171,7 @@ class RedisBackend:
     def release(self, lease: Lease) -> None:
         self._run("write to", _RELEASE, [f"{self._records}lease:{lease.name}"], lease.body)
 
-    def _pipelined(self, commands: Sequence[tuple], passing: str = "") -> list[Any]:
+    def _pipelined(self, commands: Sequence[tuple]) -> list[Any]:
         """One key a command, so that a cluster can take them apart; some at a time, so that no buffer grows large."""
         answers: list[Any] = []
         for start in range(0, len(commands), _PAGES_AT_ONCE):
@@ -180,8 +179,7 @@ class RedisBackend:
             for command in commands[start : start + _PAGES_AT_ONCE]:
                 pipeline.execute_command(*command)
             answers += pipeline.execute()
-            if passing:
-                failpoint(passing)
+            failpoint("redis.pages.part")
         return answers
 
     def _leased(self, action: str, script: str, lease: Lease, kinds: Sequence[str], *arguments: str | bytes) -> int:

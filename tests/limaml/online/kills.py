@@ -4,16 +4,20 @@ What must hold: readers keep a whole release, the old one or the new one; the sa
 that nothing happened to does, with the manifest's exact count; and it leaves nothing behind that the other does not.
 """
 
+import itertools
 import re
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import parse_qs, urlparse
 
+import boto3
 import numpy as np
 import pytest
+import redis
 
 import limaml
 from limaml import failpoints
@@ -21,7 +25,7 @@ from limaml.config import parse_application
 from limaml.manifest import read_manifest
 from limaml.online import push, release
 from limaml.online.overlay import open_generation
-from limaml.online.store import Generation, Release, open_store
+from limaml.online.store import Generation, Release, open_store, prepare_store
 from tests.conftest import SMALL
 from tests.limaml.online import doomed
 from tests.limaml.online.conftest import AS_OF, Files
@@ -184,14 +188,31 @@ def tidy(operation: str, url: str) -> None:
 
 
 def left_in(url: str) -> list[str]:
-    """The name of everything a store keeps."""
-    path = Path(urlparse(url).path)
+    """The name of everything a store keeps; leases left out, which expire."""
+    parsed = urlparse(url)
+    if parsed.scheme == "redis":
+        client = redis.Redis.from_url(url)
+        names = [key.decode() for key in client.scan_iter() if b":lease:" not in key]
+        hashes = [name for name in names if client.type(name) == b"hash"]
+        return sorted(names + [f"{name} {field.decode()}" for name in hashes for field in client.hkeys(name)])
+    if parsed.scheme == "dynamodb":
+        client = boto3.client("dynamodb", region_name=parsed.netloc, endpoint_url=parse_qs(parsed.query)["endpoint"][0])
+        items = client.get_paginator("scan").paginate(TableName=parsed.path.strip("/")).search("Items[]")
+        names = [f"{item['place']['S']} {item['kind']['S']}" for item in items]
+        return sorted(name for name in names if " lease#" not in name)
+    path = Path(parsed.path)
     return sorted(str(each.relative_to(path)) for each in path.rglob("*"))
 
 
-def fresh_urls(root: Path) -> Iterator[str]:
-    """Empty LMDB stores."""
-    number = 0
-    while True:
-        yield f"lmdb://{root}/{number}"
-        number += 1
+def fresh_urls(kind: str, root: Path, redis_url: str = "", endpoint: str = "") -> Iterator[str]:
+    """Empty stores of a kind, one after the other; a Redis server is emptied for the next."""
+    for number in itertools.count():
+        if kind == "lmdb":
+            yield f"lmdb://{root}/{number}"
+        elif kind == "redis":
+            redis.Redis.from_url(redis_url).flushall()
+            yield redis_url
+        else:
+            url = f"dynamodb://us-east-1/{uuid.uuid4().hex}?endpoint={endpoint}"
+            prepare_store(url)
+            yield url
