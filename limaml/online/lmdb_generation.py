@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
 from limaml.errors import DataError, StorageError, StoreError
 from limaml.failpoints import failpoint
 from limaml.manifest import canonical_json
+from limaml.online.mapped import MappedFile
 from limaml.online.records import Records, chunk_sum, decode, encode_key
 from limaml.online.store import Chunk, Generation
 
@@ -70,15 +72,18 @@ class LmdbReader:
                     f"{directory / DATA}: {size} bytes, its seal says {generation.bytes}; "
                     "the generation is damaged: roll back, then publish again"
                 )
-            self._environment = lmdb.open(
-                str(directory), readonly=True, lock=False, create=False, readahead=False, max_dbs=2
-            )
+            self._environment, self._mapped = MappedFile.open(directory / DATA, self._open)
             self._embeddings = self._environment.open_db(_EMBEDDINGS, create=False)
+
+    def _open(self) -> lmdb.Environment:
+        place = str(self._directory)
+        return lmdb.open(place, readonly=True, lock=False, create=False, readahead=False, max_dbs=2)
 
     def get(self, task_ids: Sequence[str]) -> Records:
         keys = [encode_key(each) for each in task_ids]
         with store_errors("read", self._directory), self._environment.begin(db=self._embeddings) as transaction:
-            values = [transaction.get(key) for key in keys]
+            values: list[Any] = [transaction.get(key) for key in keys]
+        self._mapped.count(len(keys))
         return decode(values, self.generation.width, self.generation.dtype)
 
     def count(self) -> int:
@@ -93,8 +98,10 @@ class LmdbReader:
                 part = list(itertools.islice(rows, size))
                 if part or size is not None:
                     yield chunk_sum([key for key, _ in part], [value for _, value in part])
+                    self._mapped.let_go()
 
     def close(self) -> None:
+        self._mapped.forget()
         self._environment.close()
 
 

@@ -7,6 +7,7 @@ A rollback sets a hold, which lies in the release itself: nothing newer is publi
 
 import logging
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from limaml.config import Application
 from limaml.errors import DataError, GateRefused, ReleaseHeld, StoreError
@@ -15,7 +16,6 @@ from limaml.manifest import Manifest, read_manifest, verify_files
 from limaml.online.overlay import chain
 from limaml.online.push import cutoff_of, plan_generation, push
 from limaml.online.store import Generation, Release, Store, open_store
-from limaml.online.verify import Candidate, Verified, verify
 from limaml.schema import MODEL_VERSION
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ def publish(embeddings: str, store_url: str, application: Application, decision:
         IntegrityError: an embedding file differs from its manifest.
         DataError: the embeddings are of another application, empty, unordered or can't be stored.
     """
+    # It needs the model, and torch takes seconds to import: a rollback should not wait for it.
+    from limaml.online.verify import Candidate, verify
+
     manifest = read_manifest(embeddings, "embeddings")
     if manifest.application != application.name:
         raise DataError(f"{embeddings}: embeddings of {manifest.application!r}, not of {application.name!r}")
@@ -222,7 +225,7 @@ def _check_decision(manifest: Manifest, embeddings: str, decision: str) -> None:
 
 
 def _release(
-    sealed: Generation, manifest: Manifest, cutoff: datetime, current: Release | None, verified: Verified
+    sealed: Generation, manifest: Manifest, cutoff: datetime, current: Release | None, verified: dict[str, Any]
 ) -> Release:
     return Release(
         number=current.number + 1 if current else 1,

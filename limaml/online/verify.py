@@ -30,7 +30,7 @@ from limaml.schema import AS_OF, TASK_ID
 
 log = logging.getLogger(__name__)
 
-Verified = dict[str, int | float | str]
+Verified = dict[str, int | float | str]  # as `Release.verified`
 
 SAMPLE_ROWS = 1000
 # A day's median norm moves by a few per cent; a model read in the wrong unit or a collapsed one moves it by far more.
