@@ -3,6 +3,7 @@
 import logging
 import shutil
 import signal
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -19,12 +20,16 @@ from limaml.data.tasks import group_tasks
 from limaml.errors import DataError
 from limaml.manifest import Manifest, read_manifest
 from limaml.online.embeddings import generate_embeddings
+from limaml.online.overlay import chain, open_generation
+from limaml.online.release import publish
+from limaml.online.store import open_store
 from limaml.schema import REMOVED
 from limaml.stage import Stage, entries
 from limaml.windows import refresh_split
 from tests.conftest import SMALL
 from tests.limaml.online import doomed
 from tests.limaml.online.chain import START, with_embeddings, write_model
+from tests.limaml.online.conftest import Files
 from tests.limaml.online.test_definitions import ALSO
 
 LOOKBACK, DAYS, MEMBERS = 6, 14, 90
@@ -144,6 +149,35 @@ def test_fourteen_days_equal_fourteen_full_refreshes(tmp_path: Path, content: di
         shares.append(sum(untouched) / len(untouched))
         before = delta
     assert 0.2 < np.mean(shares) < 0.8, "a test in which nothing, or everything, is carried over shows little"
+
+
+def test_fourteen_days_in_the_store_read_as_fourteen_full_refreshes(tmp_path: Path) -> None:
+    days = Days.make(tmp_path, {"store": {"maximum_overlays": 4}})
+    url, before, pushed, layers = f"lmdb://{tmp_path}/store", "", [], []
+    for number in range(DAYS):
+        as_of = FIRST + timedelta(days=number)
+        before = days.refresh("delta", as_of, before)
+        decision = Files(tmp_path, days.application).decision(before) if number == 0 else None
+        release = publish(before, url, days.application, decision)
+        store = open_store(url, days.application.name)
+        made = chain(store, release.generation)
+        full = table_of(days.refresh("full", as_of))
+        ids = full["task_id"].to_pylist()
+        with closing(open_generation(store, release.generation)) as reader:
+            records = reader.get(ids)
+            gone = reader.get([str(member) for member in range(MEMBERS) if str(member) not in set(ids)])
+        assert records.found.all()
+        assert not gone.found.any()
+        np.testing.assert_allclose(records.embedding, vectors_of(full).astype(np.float16), rtol=1e-3, atol=1e-6)
+        np.testing.assert_array_equal(records.samples, full["samples"].to_numpy())
+        np.testing.assert_array_equal(records.newest_event_time, full["newest_event_time"].cast(pa.int64()).to_numpy())
+        details = read_manifest(before).details
+        assert made[0].rows == (details["changed"] + details["removed"] if made[0].base else release.tasks)
+        pushed.append(made[0].rows / release.tasks)
+        layers.append(len(made))
+    assert max(layers) > 3, "there were overlays"
+    assert layers.count(1) > 1, "and they were compacted"
+    assert np.mean(pushed) < 0.95
 
 
 def test_a_finished_output_stays_whatever_it_was_carried_over_from(days: Days) -> None:
