@@ -194,7 +194,10 @@ class Trial(Section):
 class Exposures(Section):
     """Where `limaml serve` records what it answered in a test."""
 
-    url: str = Field(default="", description="folder of the log, file://… or s3://…; empty: nothing is recorded")
+    url: str = Field(
+        default="",
+        description="folder of the log, file://… or s3://…; empty: no test runs, everybody gets the current release",
+    )
     spool: str = Field(
         default="",
         description="local folder of what is not in the log yet; empty: inside the log's folder, which must then be local",

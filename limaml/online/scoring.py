@@ -225,18 +225,17 @@ def pin(
     application: Application,
     before: Pinned | None,
     runtime_of: Callable[[Model], Runtime] = TorchRuntime,
+    number: int | None = None,
 ) -> Pinned:
-    """The current release, loaded and checked; `before` itself where that is still the one.
+    """The current release, or the one of a number, loaded and checked; `before` itself where that is still the one.
 
     Raises:
-        StoreError: nothing was published, or the store can't be read.
+        StoreError: there is no such release, or the store can't be read.
         IntegrityError: the model is not the one that was released.
         ConfigError: the model does not fit the application.
     """
     for attempt in range(_PIN_ATTEMPTS):
-        release = store.current()
-        if release is None:
-            raise StoreError(f"{store.url}: no release of {application.name} yet; a promoted training publishes one")
+        release = _find(store, application, number)
         if before is not None and before.release == release:
             return before
         try:
@@ -244,7 +243,7 @@ def pin(
             break
         except StoreError:
             # The pointer may have moved twice since it was read, and the generation be collected: look again.
-            if attempt == _PIN_ATTEMPTS - 1 or store.current() == release:
+            if attempt == _PIN_ATTEMPTS - 1 or _find(store, application, number) == release:
                 raise
     kept = before is not None and before.model.digest == release.model_digest
     model = before.model if before is not None and kept else load_model(release.model_uri, application)
@@ -262,6 +261,18 @@ def pin(
     log.info("scoring: pinned release %s of model %s", release.name, release.model_version)
     runtime = before.runtime if before is not None and kept else runtime_of(model)
     return Pinned(application, release, model, runtime, reader)
+
+
+def _find(store: Store, application: Application, number: int | None) -> Release:
+    if number is None:
+        release = store.current()
+        if release is None:
+            raise StoreError(f"{store.url}: no release of {application.name} yet; a promoted training publishes one")
+        return release
+    for release in store.releases():
+        if release.number == number:
+            return release
+    raise StoreError(f"{store.url}: there was never a release {number}; `limaml release list` names them all")
 
 
 def _unadapted(

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -110,7 +111,7 @@ class _Routes:
     async def score(self, request: Request, body: bytes) -> Response:
         deadline, started = self._until(request), time.perf_counter()
         columns = plain.columns_of(self._application, plain.parse(body), self._maximum)
-        answer, scored = await self._answer(columns, deadline, started)
+        answer, scored = await self._answer(request, columns, deadline, started)
         content = plain.answer_of(self._application, answer, columns)
         self._metrics.postprocess.observe(time.perf_counter() - scored)
         return Response(content, media_type="application/json")
@@ -120,16 +121,22 @@ class _Routes:
         deadline, started = self._until(request), time.perf_counter()
         length = request.headers.get(inference_protocol.HEADER_LENGTH)
         inference = inference_protocol.inference_of(body, length, self._maximum)
-        answer, scored = await self._answer(inference.columns, deadline, started)
+        answer, scored = await self._answer(request, inference.columns, deadline, started)
         content, headers = inference_protocol.answer_of(self._application, inference, answer)
         self._metrics.postprocess.observe(time.perf_counter() - scored)
         return Response(content, headers=headers)
 
-    async def _answer(self, columns: Columns, deadline: float, started: float) -> tuple[Answer, float]:
+    async def _answer(
+        self, request: Request, columns: Columns, deadline: float, started: float
+    ) -> tuple[Answer, float]:
         candidates = candidates_of_columns(self._application, columns)
         encoded = time.perf_counter()
         self._metrics.preprocess.observe(encoded - started)
-        answer = await self._service.answer(candidates, deadline)
+        arms = self._service.arms
+        assigned = arms.assign(columns)
+        answer = await self._service.answer(candidates, deadline, assigned.served)
+        exposed = arms.record(request.headers.get(REQUEST_ID), columns, candidates, answer.scores, assigned)
+        answer = replace(answer, exposed=exposed)
         scored = time.perf_counter()
         self._metrics.predict.observe(scored - encoded)
         return answer, scored
@@ -188,6 +195,7 @@ class _Routes:
 
 
 DEADLINE = "x-deadline-ms"
+REQUEST_ID = "x-request-id"
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

@@ -27,6 +27,9 @@ _RESTS_ON = {
     "generation": {"type": "string"},
     "as_of": {"type": "string", "format": "date"},
     "store": {"enum": ["ok", "unavailable", "timeout"], "description": "why embeddings could not be read"},
+    "request_id": {"type": "string", "description": "of a member in a test: by what the outcome is joined"},
+    "experiment": {"type": "string", "description": "the test that the answer was recorded for"},
+    "variant": {"enum": ["control", "treatment"]},
     "degraded": {"type": "boolean", "description": "store is not ok: nobody's embedding was used"},
 }
 

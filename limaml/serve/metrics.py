@@ -22,6 +22,7 @@ class Metrics:
         self.seconds = self._histogram("limaml_request_seconds", "a request from its head to its answer", "path")
         self.candidates = self._counter("limaml_candidates", "scored candidates by reason code", "reason")
         self.degraded = self._counter("limaml_degraded_answers", "answers without the store", "store")
+        self.exposures = self._counter("limaml_exposures", "rows of the exposure log by what became of them", "outcome")
         self.swaps = self._counter("limaml_swaps", "changes of release, by how they ended", "result")
         self.in_flight = self._gauge("limaml_in_flight_requests", "requests under way", "livesum")
         self.breaker = self._gauge("limaml_store_breaker_open", "whether the store is being left alone", "livemax")

@@ -9,13 +9,13 @@ import orjson
 from limaml.config import Application
 from limaml.errors import DataError
 from limaml.online.columns import Columns, shown
-from limaml.online.scoring import DEFAULT, FRESH, STALE, ZERO_SHOT, Scores
+from limaml.online.scoring import DEFAULT, FRESH, STALE, VANILLA, ZERO_SHOT, Scores
 from limaml.serve.guard import Refused
 from limaml.serve.service import Answer
 
 FIELDS = ("task", "features", "candidates")
 # From the one that knew most to the one that knew least.
-REASONS = (FRESH, STALE, ZERO_SHOT, DEFAULT)
+REASONS = (FRESH, STALE, ZERO_SHOT, DEFAULT, VANILLA)
 
 
 def parse(body: bytes) -> Any:
@@ -55,7 +55,8 @@ def columns_of(application: Application, body: Any, maximum: int) -> Columns:
             name = next(name for name in candidate if name in shared)
             raise DataError(f"column {name}, row {row}: said of all candidates already; say it once")
     features = (feature.name for feature in application.features.all)
-    wanted = dict.fromkeys((application.data.item_column, *application.key_columns, *features))
+    named = (application.data.item_column, application.data.member_column)
+    wanted = dict.fromkeys((*named, *application.key_columns, *features))
     values: dict[str, list[Any]] = {}
     for name in wanted:
         if name in shared:
@@ -107,6 +108,7 @@ def described(answer: Answer) -> dict[str, Any]:
         "as_of": release.as_of.isoformat(),
         "store": answer.store,
         "degraded": answer.store != "ok",
+        **answer.exposed,
     }
 
 

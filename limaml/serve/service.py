@@ -7,9 +7,9 @@ Shapes: R candidates.
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -22,8 +22,10 @@ from limaml.online.overlay import chain
 from limaml.online.records import Records
 from limaml.online.requests import Candidates, Tasks
 from limaml.online.runtime import load_runtime
-from limaml.online.scoring import Pinned, Scores, pin
+from limaml.online.scoring import BaselineScorer, Pinned, Scores, pin
 from limaml.online.store import Release, Store
+from limaml.sections import Served
+from limaml.serve.arms import CURRENT, Arms
 from limaml.serve.breaker import Breaker
 from limaml.serve.logs import logger
 from limaml.serve.metrics import Metrics
@@ -46,11 +48,13 @@ class Answer:
         scores: probabilities and reason codes.
         release: the release that answered.
         store: `ok`, or why embeddings could not be read: then nobody's was used, though they may have one.
+        exposed: request id, test and arm, where the answer was recorded as an exposure.
     """
 
     scores: Scores
     release: Release
     store: StoreState
+    exposed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Service:
@@ -64,9 +68,12 @@ class Service:
         self.metrics = metrics
         self.drained_since: float | None = None
         self.pinned: Pinned | None = None
+        self.arms = Arms(store, application, metrics)
+        self._others: Mapping[Served, Pinned | BaselineScorer] = {}
         self._store = store
         self._settings = application.serve
         self._breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_seconds)
+        self._runtime_of = partial(load_runtime, choice=self._settings.runtime)
         self._audited: set[str] = set()
         # An embedded store answers in microseconds: a thread would cost more than the read.
         self._embedded = store.url.startswith("lmdb:")
@@ -89,14 +96,14 @@ class Service:
         """Move on to the current release where it is another one; False where it can't be told or loaded."""
         before, started = self.pinned, time.perf_counter()
         try:
-            pinned = await asyncio.get_running_loop().run_in_executor(self._loader, self.load)
+            pinned, others = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_all)
         except LimamlError as error:
             self.metrics.swaps.labels("failed").inc()
             logger().error("release_not_loaded", error=type(error).__name__, reason=str(error), serving=_number(before))
             return False
         self.metrics.release_age.set((datetime.now(UTC) - pinned.release.cutoff).total_seconds())
         if pinned is not before:
-            self.pinned = pinned
+            self.pinned, self._others = pinned, others
             self.metrics.swaps.labels("done").inc()
             self.metrics.release.set(pinned.release.number)
             self.metrics.ready.set(1)
@@ -111,6 +118,10 @@ class Service:
             )
         return True
 
+    def _load_all(self) -> tuple[Pinned, Mapping[Served, Pinned | BaselineScorer]]:
+        pinned = self.load()
+        return pinned, self._others if pinned is self.pinned else self.arms.load(pinned, self._runtime_of)
+
     def load(self) -> Pinned:
         """The current release, its model's and its generation's sums checked, and warm; the one held, where it is that.
 
@@ -118,8 +129,7 @@ class Service:
             StoreError, IntegrityError, ConfigError: as `limaml.online.scoring.pin`, or a generation differs from its
                 sums.
         """
-        runtime_of = partial(load_runtime, choice=self._settings.runtime)
-        pinned = pin(self._store, self.application, self.pinned, runtime_of)
+        pinned = pin(self._store, self.application, self.pinned, self._runtime_of)
         if pinned is not self.pinned:
             if self._settings.audit:
                 self._audit(pinned.release.generation)
@@ -136,8 +146,10 @@ class Service:
                 self._store.audit(name)
         self._audited = set(names)
 
-    async def answer(self, candidates: Candidates, deadline: float) -> Answer:
-        """Score candidates; `deadline` is when the store's answer is no longer waited for, on the loop's clock.
+    async def answer(self, candidates: Candidates, deadline: float, served: Served = CURRENT) -> Answer:
+        """Score candidates by the current release, or by what an arm names.
+
+        `deadline` is when the store's answer is no longer waited for, on the loop's clock.
 
         Raises:
             NotReady: there is nothing to answer from.
@@ -146,8 +158,12 @@ class Service:
         pinned = self.pinned
         if pinned is None:
             raise NotReady
-        records, store = await self._fetch(pinned, candidates, deadline)
-        answer = Answer(pinned.score(candidates, records), pinned.release, store)
+        scorer = pinned if served == CURRENT else self._others[served]
+        if isinstance(scorer, BaselineScorer):
+            answer = Answer(scorer.score(candidates), pinned.release, "ok")
+        else:
+            records, store = await self._fetch(scorer, candidates, deadline)
+            answer = Answer(scorer.score(candidates, records), scorer.release, store)
         self._count(answer)
         return answer
 
@@ -188,11 +204,13 @@ class Service:
             self.metrics.degraded.labels(answer.store).inc()
 
     def close(self) -> None:
-        """Let go of threads and of the release."""
+        """Let go of threads and of the release, and write what is recorded."""
+        self.arms.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._loader.shutdown(wait=False, cancel_futures=True)
-        if self.pinned is not None:
-            self.pinned.reader.close()
+        for held in (self.pinned, *self._others.values()):
+            if isinstance(held, Pinned):
+                held.reader.close()
 
 
 def warm_up(pinned: Pinned) -> None:
