@@ -191,10 +191,10 @@ def left_in(url: str) -> list[str]:
     """The name of everything a store keeps; leases left out, which expire."""
     parsed = urlparse(url)
     if parsed.scheme == "redis":
-        client = redis.Redis.from_url(url)
-        names = [key.decode() for key in client.scan_iter() if b":lease:" not in key]
-        hashes = [name for name in names if client.type(name) == b"hash"]
-        return sorted(names + [f"{name} {field.decode()}" for name in hashes for field in client.hkeys(name)])
+        client = redis.Redis.from_url(url, decode_responses=True)
+        names = [key for key in client.scan_iter() if ":lease:" not in key]
+        hashes = [name for name in names if client.type(name) == "hash"]
+        return sorted(names + [f"{name} {field}" for name in hashes for field in client.hkeys(name)])
     if parsed.scheme == "dynamodb":
         client = boto3.client("dynamodb", region_name=parsed.netloc, endpoint_url=parse_qs(parsed.query)["endpoint"][0])
         items = client.get_paginator("scan").paginate(TableName=parsed.path.strip("/")).search("Items[]")
