@@ -38,7 +38,7 @@ def store_errors(action: str, where: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that readers see the old or the new content, also after a power cut; one writer at a time.
+    """Write a small file so that readers see the old or the new content, never a part; one writer at a time.
 
     The name beside it is fixed: what a killed writer left there, the next one takes over.
     """
@@ -50,12 +50,16 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
     failpoint("lmdb.file.beside")
     beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    failpoint("lmdb.file.written")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
-    failpoint("lmdb.file.written")
 
 
 class LmdbReader:
@@ -189,6 +193,7 @@ class LmdbWriter:
                 }
             )
             write_whole(self._directory / SEAL, sealed.model_dump_json(indent=2).encode() + b"\n")
+            sync_directory(self._directory)
             failpoint("lmdb.seal.written")
         return sealed
 

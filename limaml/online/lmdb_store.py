@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from limaml import storage
 from limaml.errors import ReleaseConflict, StoreError
 from limaml.failpoints import failpoint
-from limaml.online.lmdb_generation import DATA, SEAL, LmdbReader, LmdbWriter, store_errors, write_whole
+from limaml.online.lmdb_generation import DATA, SEAL, LmdbReader, LmdbWriter, store_errors, sync_directory, write_whole
 from limaml.online.store import Generation, Release, Writer
 
 
@@ -56,10 +56,18 @@ class LmdbStore:
                 raise StoreError(f"{self.url}: generation {release.generation} was deleted meanwhile: publish again")
             body = release.model_dump_json(indent=2).encode() + b"\n"
             failpoint("lmdb.flip.checked")
-            write_whole(self._record(release.number), body)
+            record = self._record(release.number)
+            write_whole(record, body)
             failpoint("lmdb.flip.recorded")
-            write_whole(self._root / "current.json", body)
+            # The pointer is a second name of the record, so that its content is on disk already.
+            pointer = self._root / ".current.json.new"
+            pointer.unlink(missing_ok=True)
+            pointer.hardlink_to(record)
+            failpoint("lmdb.flip.linked")
+            pointer.replace(self._root / "current.json")
             failpoint("lmdb.flip.pointed")
+            sync_directory(self._root)
+            failpoint("lmdb.flip.synced")
 
     def generations(self) -> list[str]:
         with store_errors("list", self._root):
