@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from limaml.cli import embed, release, score
-from limaml.errors import ConfigError, DataError, StoreError
+from limaml.errors import ConfigError, DataError, ReleaseHeld, StoreError
 from tests.conftest import SMALL
 from tests.limaml.online.chain import AS_OF, Chain
 from tests.limaml.online.conftest import Files
@@ -124,6 +124,22 @@ def test_releases_listed_rolled_back_and_collected(shell: Shell, chain: Chain, t
     assert "collected" in shell.run("release", "list").stdout.splitlines()[1]
     nothing_left = shell.run("release", "rollback")
     assert isinstance(nothing_left.exception, StoreError)
+
+
+def test_a_hold_set_and_ended(shell: Shell, chain: Chain, tmp_path: Path) -> None:
+    released = published(shell, chain, tmp_path)
+    assert released["verified"]["canary_tasks"] == 50
+    held = shell.json("release", "hold", "--reason", "freeze until Monday")
+    assert (held["number"], held["generation"], held["held"]) == (2, released["generation"], "freeze until Monday")
+    assert "held: freeze until Monday" in shell.run("release", "list").stdout.splitlines()[0]
+    newer = Files(tmp_path / "files", chain.application).embeddings(AS_OF + timedelta(days=1), model="m1")
+    refused = shell.run("publish", "--embeddings", newer)
+    assert isinstance(refused.exception, ReleaseHeld)
+    assert "freeze until Monday" in str(refused.exception)
+    both = shell.run("release", "hold", "--off", "--reason", "x")
+    assert isinstance(both.exception, ConfigError)
+    assert shell.json("release", "hold", "--off")["held"] == ""
+    assert shell.json("release", "hold")["held"] == "held by hand"
 
 
 def test_errors_say_what_to_do(shell: Shell, chain: Chain, tmp_path: Path) -> None:
