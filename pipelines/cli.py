@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 AREAS = (
     *(f"limaml.cli.{area}" for area in (
-        "config", "simulate", "validate", "advise", "group", "train", "embed", "release", "score", "serve", "experiment"
+        "config", "simulate", "validate", "advise", "group", "train", "embed", "release", "score", "serve",
+        "replay", "experiment",
     )),
     "monitoring.cli",
 )  # fmt: skip

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from limaml.config import Application
 from limaml.experiment.assignment import Assigned, Assigner
-from limaml.model import Model
+from limaml.model import Model, load_model
 from limaml.online.columns import Columns
 from limaml.online.requests import Candidates
 from limaml.online.runtime import Runtime
@@ -49,7 +49,8 @@ class Arms:
             if served in others or served == CURRENT:
                 continue
             if served == "vanilla":
-                others[served] = BaselineScorer.open(pinned.release.model_uri, self._application)
+                model = load_model(pinned.release.model_uri, self._application, algorithm="vanilla")
+                others[served] = BaselineScorer(model, self._application, runtime_of(model))
             else:
                 others[served] = pin(self._store, self._application, None, runtime_of, served)
         return others

@@ -70,7 +70,7 @@ class ExposureRows:
     def __init__(self, application: Application) -> None:
         self._application = application
         self._options = application.experiment.exposures
-        self._asked = _asked(application)
+        self._asked = asked_columns(application)
         self.schema = exposure_schema(pa.string(), pa.string())
         if self._options.features:
             self.schema = self.schema.append(pa.field(FEATURES, pa.struct(list(self._asked.items()))))
@@ -131,7 +131,7 @@ class ExposureRows:
         return columns
 
 
-def _asked(application: Application) -> dict[str, pa.DataType]:
+def asked_columns(application: Application) -> dict[str, pa.DataType]:
     """What a request says of a candidate: key columns and features, in types that encode to what the request did."""
     numeric = {feature.name for feature in application.features.all if feature.kind == "numeric"}
     names = dict.fromkeys((*application.key_columns, *(feature.name for feature in application.features.all)))
