@@ -7,6 +7,7 @@ Shapes: N task ids asked for, W width of an embedding.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -23,9 +24,9 @@ TOMBSTONE = b""  # the value of a task that was removed
 Precision = Literal["float32", "float16"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen, which would cost as much as reading a record
 class Records:
-    """What a store answered for N task ids; absent ones hold zeros.
+    """What a store answered for N task ids; absent ones hold zeros. Nobody changes it.
 
     Attributes:
         found: [N] whether the generation holds the task.
@@ -42,6 +43,7 @@ class Records:
     samples: npt.NDArray[np.int32]
 
 
+@cache
 def value_dtype(width: int, precision: Precision) -> np.dtype:
     """Layout of one value, packed."""
     number = {"float32": "<f4", "float16": "<f2"}[precision]
@@ -104,15 +106,20 @@ def decode(values: Sequence[bytes | None], width: int, precision: Precision) -> 
             f"a stored value has {min(wrong)} bytes where {dtype.itemsize} are due ({width} × {precision}): "
             "the generation is damaged; roll back, then publish again"
         )
-    found = np.array([bool(value) for value in values], dtype=bool)
-    records = np.zeros(len(values), dtype=dtype)
-    records[found] = np.frombuffer(b"".join(present), dtype=dtype)
+    records = np.frombuffer(b"".join(present), dtype=dtype)
+    removed = np.zeros(len(values), dtype=bool)
+    found = ~removed
+    if len(present) < len(values):
+        found[:] = [bool(value) for value in values]
+        removed[:] = [value == TOMBSTONE for value in values]
+        present_records, records = records, np.zeros(len(values), dtype=dtype)
+        records[found] = present_records
     return Records(
         found=found,
-        removed=np.array([value == TOMBSTONE for value in values], dtype=bool),
-        embedding=records[EMBEDDING].astype(np.float32).reshape(-1, width),
-        newest_event_time=records[NEWEST_EVENT_TIME].astype(np.int64),
-        samples=records[SAMPLES].astype(np.int32),
+        removed=removed,
+        embedding=records[EMBEDDING].astype(np.float32),
+        newest_event_time=records[NEWEST_EVENT_TIME],
+        samples=records[SAMPLES],
     )
 
 
