@@ -141,7 +141,7 @@ class DynamoBackend:
             "Item": self._lease_item(lease, seconds),
             "ConditionExpression": "attribute_not_exists(place) OR expires_at < :now OR body IN (:ours, :dead)",
             "ExpressionAttributeValues": {
-                ":now": {"N": str(time.time())},
+                ":now": {"N": str(int(time.time()))},
                 ":ours": {"B": lease.body},
                 ":dead": {"B": instead_of or lease.body},
             },
@@ -171,7 +171,7 @@ class DynamoBackend:
         return failed
 
     def _lease_item(self, lease: Lease, seconds: float) -> dict[str, Any]:
-        expires = {"expires_at": {"N": str(time.time() + seconds)}}
+        expires = {"expires_at": {"N": str(int(time.time() + seconds) + 1)}}
         return self._key(f"lease#{lease.name}") | {"body": {"B": lease.body}} | expires
 
     def _key(self, kind: str) -> dict[str, Any]:

@@ -59,6 +59,16 @@ class Table:
 
     def create(self) -> bool:
         """Create the table, paid by the request, with expiry by `expires_at`; False where it exists."""
+        created = self._call("create", WRITE_SECONDS, self._create)
+        self._call("wait for", WRITE_SECONDS, lambda: self._client.get_waiter("table_exists").wait(TableName=self.name))
+        expiry = self._call("look at", WRITE_SECONDS, lambda: self._client.describe_time_to_live(TableName=self.name))
+        if expiry["TimeToLiveDescription"]["TimeToLiveStatus"] == "DISABLED":
+            wanted = {"Enabled": True, "AttributeName": "expires_at"}
+            request = {"TableName": self.name, "TimeToLiveSpecification": wanted}
+            self._call("set expiry", WRITE_SECONDS, lambda: self._client.update_time_to_live(**request))
+        return created
+
+    def _create(self) -> bool:
         names = [("place", "HASH"), ("kind", "RANGE")]
         try:
             self._client.create_table(
@@ -67,13 +77,8 @@ class Table:
                 AttributeDefinitions=[{"AttributeName": each, "AttributeType": "S"} for each, _ in names],
                 KeySchema=[{"AttributeName": each, "KeyType": role} for each, role in names],
             )
-            self._client.get_waiter("table_exists").wait(TableName=self.name)
-            expiry = {"Enabled": True, "AttributeName": "expires_at"}
-            self._client.update_time_to_live(TableName=self.name, TimeToLiveSpecification=expiry)
-        except (ClientError, BotoCoreError) as error:
-            if _code(error) == "ResourceInUseException":
-                return False
-            raise self._error("create", error) from error
+        except self._client.exceptions.ResourceInUseException:
+            return False
         return True
 
     def get(self, key: dict[str, Any]) -> dict[str, Any] | None:

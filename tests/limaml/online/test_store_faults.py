@@ -8,17 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 
 from limaml.config import Application
-from limaml.errors import StoreError
+from limaml.errors import ConfigError, StoreError
 from limaml.online import dynamodb_table, push
 from limaml.online.dynamodb_store import DynamoBackend
 from limaml.online.overlay import open_generation
 from limaml.online.redis_store import RedisBackend
-from limaml.online.release import publish, rollback
-from limaml.online.store import Release, open_store
+from limaml.online.release import collect_garbage, publish, rollback
+from limaml.online.store import Release, open_store, prepare_store
 from tests.limaml.online.conftest import AS_OF, Files
 from tests.limaml.online.faulty import FaultyDynamoDB, FaultyNetwork
 from tests.limaml.online.servers import RedisServer
@@ -215,3 +216,37 @@ def test_redis_without_memory_left_keeps_the_old_release(
         assert publish_all_or_nothing(files, server.url, server.url, application, first) is None
         server.client().config_set("maxmemory", 0)
         assert publish_all_or_nothing(files, server.url, server.url, application, first) is not None
+
+
+def test_a_table_is_made_through_faults_and_then_expires_what_should(
+    s3_endpoint: str, dynamodb: FaultyDynamoDB, dynamodb_url: str
+) -> None:
+    url = f"{dynamodb_url.partition('?')[0]}-more?endpoint={dynamodb.endpoint}"
+    dynamodb.fault, dynamodb.rate = "lost", 0.5
+    prepare_store(url)
+    assert prepare_store(url) is False
+    client = boto3.client("dynamodb", region_name="us-east-1", endpoint_url=s3_endpoint)
+    found = client.describe_time_to_live(TableName=url.partition("?")[0].rpartition("/")[2])
+    assert found["TimeToLiveDescription"] == {"AttributeName": "expires_at", "TimeToLiveStatus": "ENABLED"}
+
+
+def test_pages_expire_by_themselves_where_that_is_asked_for(
+    files: Files, dynamodb_url: str, s3_endpoint: str, application: Application
+) -> None:
+    expiring = f"{dynamodb_url}&expire_days=45"
+    first = first_release(files, expiring, application)
+    publish(files.embeddings(AS_OF + timedelta(days=1), tasks=TASKS), expiring, application)
+    store = open_store(expiring, application.name)
+    assert collect_garbage(store, 1) == [first.generation]
+    assert store.sealed(first.generation) is None
+    client = boto3.client("dynamodb", region_name="us-east-1", endpoint_url=s3_endpoint)
+    table = dynamodb_url.partition("?")[0].rpartition("/")[2]
+    items = list(client.get_paginator("scan").paginate(TableName=table).search("Items[]"))
+    left = [item for item in items if first.generation in item["place"]["S"]]
+    assert len(left) > 10
+    in_days = [(int(item["expires_at"]["N"]) - time.time()) / 86_400 for item in left]
+    assert all(44.9 < each <= 45 for each in in_days)
+    assert not [item for item in items if item["kind"]["S"].startswith((f"chunks:{first.generation}", "plans#2026013"))]
+    for option in ("expire_days=7", "expire_days=x", "color=red"):
+        with pytest.raises(ConfigError, match=r"expire_days|no option 'color'"):
+            open_store(f"{dynamodb_url}&{option}", application.name)
