@@ -1,0 +1,1 @@
+"""Benchmarks of the online half: stores, releases and the scorer."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from limaml.config import Application, Feature
 from limaml.data.features import category_code
 from limaml.errors import DataError
-from limaml.online.requests import Candidates, Encoded, Tasks, finite, has_meta, require
+from limaml.online.requests import Candidates, Tasks, has_meta, infinite, informative, require
 from limaml.schema import stored_id, task_id
 
 _NUMBERS = {int, float, bool, type(None)}
@@ -33,26 +33,51 @@ class Columns:
     values: Mapping[str, list[Any]]
 
 
-def candidates_of_columns(application: Application, columns: Columns, keyed: bool = True) -> Candidates:
-    """Columns of plain values (numbers, strings, booleans, None) as candidates.
+class Encoder:
+    """Turns columns of plain values into candidates of one application; made once, used for every request."""
 
-    `keyed` says whether tasks are asked for; other columns than keys and features are ignored.
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        features = application.features
+        self._definitions = list(zip(application.definition_names, application.definitions, strict=True))
+        self._describing = frozenset(informative(application, application.task))
+        self._meta = len(_of_kind(features.meta, "numeric")), len(_of_kind(features.meta, "categorical"))
+        # By whether meta features are there.
+        self._numeric = _of_kind(features.other, "numeric"), _of_kind(features.all, "numeric")
+        self._categorical = _of_kind(features.other, "categorical"), _of_kind(features.all, "categorical")
 
-    Raises:
-        DataError: a column is missing, a value is of a wrong type, a key is null, a feature is infinite.
-    """
-    meta = None
-    if has_meta(application, list(columns.values)):
-        meta = _encode(application.features.meta, columns)
-    tasks: list[Tasks] = []
-    if keyed:
-        for name, definition in zip(application.definition_names, application.definitions, strict=True):
-            tasks.append(_tasks(name, definition.keys, columns))
-    return Candidates(columns.rows, tuple(tasks), _encode(application.features.other, columns), meta)
+    def candidates(self, columns: Columns, keyed: bool = True) -> Candidates:
+        """The candidates of a request; `keyed` says whether their tasks are asked for.
+
+        Values are numbers, strings, booleans or None. Other columns than keys and features are ignored.
+
+        Raises:
+            DataError: a column is missing, a value is of a wrong type, a key is null, a feature is infinite.
+        """
+        values = columns.values
+        described = self._described(values)
+        tasks = tuple(_tasks(name, each.keys, columns) for name, each in self._definitions) if keyed else ()
+        numeric, categorical = self._numeric[described], self._categorical[described]
+        for names in (numeric, categorical):
+            require(names, values, "feature column")
+        numbers, codes = _numbers(numeric, columns), _codes(categorical, columns)
+        if not described:
+            return Candidates(columns.rows, tasks, (numbers, codes), None)
+        n, c = self._meta
+        return Candidates(columns.rows, tasks, (numbers[:, n:], codes[:, c:]), (numbers[:, :n], codes[:, :c]))
+
+    def _described(self, values: Mapping[str, list[Any]]) -> bool:
+        if self._describing <= values.keys():
+            return True
+        return has_meta(self._application, list(values))
+
+
+def _of_kind(features: Sequence[Feature], kind: str) -> list[str]:
+    return [feature.name for feature in features if feature.kind == kind]
 
 
 def _tasks(definition: str, keys: Sequence[str], columns: Columns) -> Tasks:
-    require(keys, list(columns.values), "task key column")
+    require(keys, columns.values, "task key column")
     values = [columns.values[name] for name in keys]
     for name, column in zip(keys, values, strict=True):
         _check_key(name, column)
@@ -76,28 +101,24 @@ def _check_key(name: str, column: list[Any]) -> None:
     _wrong(name, column, _KEYS, "a task key must be a string or an integer")
 
 
-def _encode(features: Sequence[Feature], columns: Columns) -> Encoded:
-    require([feature.name for feature in features], list(columns.values), "feature column")
-    numeric = [feature.name for feature in features if feature.kind == "numeric"]
-    categorical = [feature.name for feature in features if feature.kind == "categorical"]
-    category = np.empty((columns.rows, len(categorical)), np.int64)
-    for place, name in enumerate(categorical):
+def _codes(names: list[str], columns: Columns) -> npt.NDArray[np.int64]:
+    codes = np.empty((columns.rows, len(names)), np.int64)
+    for place, name in enumerate(names):
         column = columns.values[name]
         if not set(map(type, column)) <= _CATEGORIES:
             _wrong(name, column, _CATEGORIES, "a categorical feature must be a string, a number, true, false or null")
-        category[:, place] = [category_code(value) for value in column]
-    return finite(features, _numbers(numeric, columns)), category
+        codes[:, place] = [category_code(value) for value in column]
+    return codes
 
 
 def _numbers(names: list[str], columns: Columns) -> npt.NDArray[np.float32]:
     matrix = np.empty((columns.rows, len(names)), np.float32)
     # What all rows share and what they don't are one conversion each, however many columns there are.
-    shared = [name for name in names if len(columns.values[name]) == 1]
-    own = [name for name in names if len(columns.values[name]) != 1] if len(shared) < len(names) else []
-    for chosen in (shared, own):
-        if chosen:
-            places = slice(None) if len(chosen) == len(names) else [names.index(name) for name in chosen]
-            matrix[:, places] = _floats(chosen, [columns.values[name] for name in chosen])
+    lengths = [len(columns.values[name]) for name in names]
+    for length in set(lengths):
+        places = [place for place, each in enumerate(lengths) if each == length]
+        chosen = [names[place] for place in places]
+        matrix[:, places] = _floats(chosen, [columns.values[name] for name in chosen])
     return matrix
 
 
@@ -110,10 +131,14 @@ def _floats(names: list[str], values: list[list[Any]]) -> npt.NDArray[np.float32
     exact = np.array(flat, np.float64)
     with np.errstate(over="ignore"):
         numbers = exact.astype(np.float32)
-    large = np.flatnonzero(np.abs(exact) > _EXACT_INTEGERS)
-    for place in large:
-        if type(flat[place]) is int:
-            numbers[place] = _rounded_once(flat[place])
+    large = np.abs(exact) > _EXACT_INTEGERS
+    if large.any():
+        for place in np.flatnonzero(large).tolist():
+            if type(flat[place]) is int:
+                numbers[place] = _rounded_once(flat[place])
+            if np.isinf(numbers[place]):
+                column, row = divmod(place, len(values[0]))
+                raise infinite(names[column], row)
     return numbers.reshape(len(names), -1).T
 
 

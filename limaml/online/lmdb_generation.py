@@ -85,8 +85,13 @@ class LmdbReader:
 
     def get(self, task_ids: Sequence[str]) -> Records:
         keys = [encode_key(each) for each in task_ids]
-        with store_errors("read", self._directory), self._environment.begin(db=self._embeddings) as transaction:
-            values: list[Any] = [transaction.get(key) for key in keys]
+        try:
+            with self._environment.begin(db=self._embeddings) as transaction:
+                values: list[Any] = [transaction.get(key) for key in keys]
+        except lmdb.Error as error:
+            # Rather than around the read: a context manager of its own would be a tenth of it.
+            with store_errors("read", self._directory):
+                raise error
         self._mapped.count(len(keys))
         return decode(values, self.generation.width, self.generation.dtype)
 

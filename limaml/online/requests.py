@@ -4,7 +4,7 @@
 Shapes: R rows, one (task, item) candidate each; U distinct tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,7 @@ def distinct_tasks(keys: Sequence[str], table: pa.Table) -> tuple[list[str], npt
     return ids.task_texts([column.take(pa.array(first)) for column in columns]).to_pylist(), task_of_row
 
 
-def require(names: Sequence[str], there: Sequence[str], what: str) -> None:
+def require(names: Sequence[str], there: Collection[str], what: str) -> None:
     """See that all columns are there.
 
     Raises:
@@ -110,7 +110,7 @@ def has_meta(application: Application, columns: Sequence[str]) -> bool:
     Raises:
         DataError: some are there and some are not.
     """
-    names = _informative(application, application.task)
+    names = informative(application, application.task)
     missing = [name for name in names if name not in columns]
     if missing and len(missing) < len(names):
         raise DataError(
@@ -120,25 +120,20 @@ def has_meta(application: Application, columns: Sequence[str]) -> bool:
     return not missing
 
 
-def finite(features: Sequence[Feature], numeric: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The numbers [R, n] themselves, NaN for null.
-
-    Raises:
-        DataError: one is infinite.
-    """
-    if np.isinf(numeric).any():
-        row, position = np.argwhere(np.isinf(numeric))[0]
-        name = [feature.name for feature in features if feature.kind == "numeric"][position]
-        raise DataError(f"column {name}, row {row}: the value is infinite in float32; send null for an unknown value")
-    return numeric
+def infinite(name: str, row: int) -> DataError:
+    """What is said of a number that float32 can't hold."""
+    return DataError(f"column {name}, row {row}: the value is infinite in float32; send null for an unknown value")
 
 
 def _encode(features: Sequence[Feature], table: pa.Table) -> Encoded:
     numeric, category = encode_features(features, table)
-    return finite(features, numeric), category
+    if np.isinf(numeric).any():
+        row, position = np.argwhere(np.isinf(numeric))[0]
+        raise infinite([feature.name for feature in features if feature.kind == "numeric"][position], row)
+    return numeric, category
 
 
-def _informative(application: Application, definition: Definition) -> list[str]:
+def informative(application: Application, definition: Definition) -> list[str]:
     """Meta features beyond the definition's own key, which every request has; where there are none, all of them."""
     names = [feature.name for feature in application.meta_features(definition)]
     return [name for name in names if name not in definition.keys] or names
@@ -151,7 +146,7 @@ def _describes(
 
     `numeric` and `category` hold all features, those of the meta side first.
     """
-    names = _informative(application, definition)
+    names = informative(application, definition)
 
     def used(kind: str) -> list[bool]:
         return [feature.name in names for feature in application.features.all if feature.kind == kind]

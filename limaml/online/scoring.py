@@ -107,7 +107,7 @@ class Pinned:
         known = FRESH if age <= self.application.monitoring.maximum_age_hours * 3600 else STALE
         reason = np.full(candidates.rows, known, dtype="<U9")
         ages = np.full(candidates.rows, age)
-        if not found.all():
+        if np.count_nonzero(found) < found.size:
             cold = np.flatnonzero(~found.all(axis=1))
             missing = ~found[cold]
             unadapted, described = _unadapted(self.model, self.runtime, self.application, candidates.take(cold))
@@ -130,6 +130,9 @@ class Pinned:
         shape = (candidates.rows, self.model.definitions)
         if records is None:
             return np.zeros(shape, bool), np.zeros((*shape, self.model.embedding_width), np.float32)
+        if len(records) == 1:
+            of_row = candidates.tasks[0].of_row
+            return records[0].found.take(of_row)[:, None], records[0].embedding.take(of_row, 0)[:, None]
         found = np.empty(shape, bool)
         embedding = np.empty((*shape, self.model.embedding_width), np.float32)
         for number, (tasks, of_tasks) in enumerate(zip(candidates.tasks, records, strict=True)):

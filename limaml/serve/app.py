@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from limaml.config import Application
-from limaml.online.columns import Columns, candidates_of_columns
+from limaml.online.columns import Columns, Encoder
 from limaml.online.store import Store
 from limaml.serve import descriptions, inference_protocol, plain
 from limaml.serve.guard import Guard, Refused, error_response, json_response
@@ -77,6 +77,8 @@ class _Routes:
         self._service = service
         self._metrics = metrics
         self._guard = guard
+        self._plain = plain.PlainRequests(application)
+        self._encoder = Encoder(application)
         self._maximum = application.serve.maximum_candidates
         self._deadline = application.serve.deadline_ms / 1e3
 
@@ -110,7 +112,7 @@ class _Routes:
 
     async def score(self, request: Request, body: bytes) -> Response:
         deadline, started = self._until(request), time.perf_counter()
-        columns = plain.columns_of(self._application, plain.parse(body), self._maximum)
+        columns = self._plain.columns(plain.parse(body))
         answer, scored = await self._answer(request, columns, deadline, started)
         content = plain.answer_of(self._application, answer, columns)
         self._metrics.postprocess.observe(time.perf_counter() - scored)
@@ -129,7 +131,7 @@ class _Routes:
     async def _answer(
         self, request: Request, columns: Columns, deadline: float, started: float
     ) -> tuple[Answer, float]:
-        candidates = candidates_of_columns(self._application, columns)
+        candidates = self._encoder.candidates(columns)
         encoded = time.perf_counter()
         self._metrics.preprocess.observe(encoded - started)
         arms = self._service.arms

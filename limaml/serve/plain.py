@@ -30,17 +30,44 @@ def parse(body: bytes) -> Any:
         raise Refused(400, f"the body is not JSON: {error}") from error
 
 
-def columns_of(application: Application, body: Any, maximum: int) -> Columns:
-    """A request's rows by column; what `task` and `features` say is said of every candidate.
+class PlainRequests:
+    """Reads one application's requests."""
 
-    Raises:
-        DataError: a field is missing, unknown, of a wrong type, or said twice.
-        Refused: there are too many candidates.
-    """
-    if not isinstance(body, dict):
-        raise DataError(f"the body must be an object with {', '.join(FIELDS)}, not {shown(body)}")
-    if unknown := [name for name in body if name not in FIELDS]:
-        raise DataError(f"unknown field {shown(unknown[0])}; there are {', '.join(FIELDS)}")
+    def __init__(self, application: Application) -> None:
+        features = (feature.name for feature in application.features.all)
+        names = (application.data.member_column, application.data.item_column, *application.key_columns, *features)
+        self._wanted = tuple(dict.fromkeys(names))
+        self._maximum = application.serve.maximum_candidates
+
+    def columns(self, body: Any) -> Columns:
+        """A request's rows by column; what `task` and `features` say is said of every candidate.
+
+        Raises:
+            DataError: a field is missing, unknown, of a wrong type, or said twice.
+            Refused: there are too many candidates.
+        """
+        if not isinstance(body, dict):
+            raise DataError(f"the body must be an object with {', '.join(FIELDS)}, not {shown(body)}")
+        if unknown := [name for name in body if name not in FIELDS]:
+            raise DataError(f"unknown field {shown(unknown[0])}; there are {', '.join(FIELDS)}")
+        candidates = _candidates(body, self._maximum)
+        shared = _shared(body)
+        names = shared.keys()
+        for row, candidate in enumerate(candidates):
+            if not names.isdisjoint(candidate):
+                name = next(name for name in candidate if name in shared)
+                raise DataError(f"column {name}, row {row}: said of all candidates already; say it once")
+        first = candidates[0] if candidates else dict.fromkeys(self._wanted)
+        values: dict[str, list[Any]] = {}
+        for name in self._wanted:
+            if name in shared:
+                values[name] = [shared[name]]
+            elif name in first or any(name in candidate for candidate in candidates):
+                values[name] = _column(name, candidates)
+        return Columns(len(candidates), values)
+
+
+def _candidates(body: dict[str, Any], maximum: int) -> list[dict[str, Any]]:
     candidates = body.get("candidates")
     if not isinstance(candidates, list):
         raise DataError(f"candidates must be a list of objects, not {shown(candidates)}")
@@ -49,21 +76,7 @@ def columns_of(application: Application, body: Any, maximum: int) -> Columns:
     for row, candidate in enumerate(candidates):
         if type(candidate) is not dict:
             raise DataError(f"candidates, row {row}: must be an object, not {shown(candidate)}")
-    shared = _shared(body)
-    for row, candidate in enumerate(candidates):
-        if not shared.keys().isdisjoint(candidate):
-            name = next(name for name in candidate if name in shared)
-            raise DataError(f"column {name}, row {row}: said of all candidates already; say it once")
-    features = (feature.name for feature in application.features.all)
-    named = (application.data.item_column, application.data.member_column)
-    wanted = dict.fromkeys((*named, *application.key_columns, *features))
-    values: dict[str, list[Any]] = {}
-    for name in wanted:
-        if name in shared:
-            values[name] = [shared[name]]
-        elif not candidates or any(name in candidate for candidate in candidates):
-            values[name] = _column(name, candidates)
-    return Columns(len(candidates), values)
+    return candidates
 
 
 def too_many(rows: int, maximum: int) -> Refused:

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limaml.config import Application, parse_application
 from limaml.errors import DataError
-from limaml.online.columns import Columns, candidates_of_columns
+from limaml.online.columns import Columns, Encoder
 from limaml.online.requests import Candidates, candidates_of_table
 from tests.conftest import SMALL
 
@@ -55,16 +55,18 @@ def same(left: Candidates, right: Candidates) -> None:
         assert [ours.stored[at] for at in ours.of_row] == [theirs.stored[at] for at in theirs.of_row]
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_equal_to_a_table_of_the_same_values(both: Application, rows: dict[str, list[Any]]) -> None:
-    same(candidates_of_columns(both, Columns(3, rows)), candidates_of_table(both, pa.table(rows)))
+    same(Encoder(both).candidates(Columns(3, rows)), candidates_of_table(both, pa.table(rows)))
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_what_all_rows_share_is_said_once(both: Application, rows: dict[str, list[Any]]) -> None:
     shared = {name: values[:1] if "member" in name else values for name, values in rows.items()}
     repeated = {name: values[:1] * 3 if "member" in name else values for name, values in rows.items()}
-    same(candidates_of_columns(both, Columns(3, shared)), candidates_of_columns(both, Columns(3, repeated)))
+    same(Encoder(both).candidates(Columns(3, shared)), Encoder(both).candidates(Columns(3, repeated)))
 
 
 def valid(**changes: list[Any]) -> dict[str, list[Any]]:
@@ -89,21 +91,21 @@ def valid(**changes: list[Any]) -> dict[str, list[Any]]:
 )
 def test_wrong_values_are_named(application: Application, change: dict[str, list[Any]], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        candidates_of_columns(application, Columns(3, valid(**change)))
+        Encoder(application).candidates(Columns(3, valid(**change)))
 
 
 def test_missing_columns_are_named(application: Application) -> None:
     rows = valid()
     del rows["item_x0"]
     with pytest.raises(DataError, match="feature column item_x0 missing; the columns are member_id"):
-        candidates_of_columns(application, Columns(3, rows))
+        Encoder(application).candidates(Columns(3, rows))
     del rows["member_id"]
     with pytest.raises(DataError, match="task key column member_id missing"):
-        candidates_of_columns(application, Columns(3, rows))
+        Encoder(application).candidates(Columns(3, rows))
 
 
 def test_no_rows(application: Application) -> None:
-    empty = candidates_of_columns(application, Columns(0, {name: [] for name in valid()}))
+    empty = Encoder(application).candidates(Columns(0, {name: [] for name in valid()}))
     assert (empty.other[0].shape, empty.other[1].shape, empty.tasks[0].stored) == ((0, 2), (0, 1), [])
-    shared = candidates_of_columns(application, Columns(0, {name: [1] for name in valid()}))
+    shared = Encoder(application).candidates(Columns(0, {name: [1] for name in valid()}))
     assert (shared.other[0].shape, shared.tasks[0].of_row.shape) == ((0, 2), (0,))

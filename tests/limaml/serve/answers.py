@@ -7,7 +7,7 @@ import numpy as np
 
 from limaml.config import Application
 from limaml.experiment.assignment import Assigner
-from limaml.online.columns import Columns, candidates_of_columns
+from limaml.online.columns import Columns, Encoder
 from limaml.online.scoring import Scores
 from limaml.serve.exposure_rows import Exposure
 
@@ -51,7 +51,7 @@ def answered(
         "request_id": f"request-{number}",
         "member": member,
         "columns": columns,
-        "candidates": candidates_of_columns(application, columns),
+        "candidates": Encoder(application).candidates(columns),
         "scores": scores,
         "assigned": Assigner(application.experiment).arm(member),
         "at": at,

@@ -31,7 +31,7 @@ class FaultyStore:
         return getattr(self._store, name)
 
     def open(self, name: str) -> Layer:
-        return _FaultyLayer(self, self._store.open(name))  # type: ignore[return-value]
+        return _FaultyLayer(self, self._store.open(name))
 
 
 class _FaultyLayer:

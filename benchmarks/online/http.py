@@ -1,0 +1,182 @@
+"""The scorer over HTTP: what embeddings cost a served request, latency at 70 % of saturation, and the bare minimum.
+
+    python -m benchmarks.online.http [--quick] [--json]
+
+Servers run in processes of their own, one worker each, on an embedded store of 100,000 members; requests come from
+this process by raw sockets. `pclick_user`'s features (8 of the member, 15 of the item) and default network.
+
+- `score_with_over_without_p50`, `…_p99`: a served request's latency over that of the same service with a constant in
+  the place of embeddings, asked in turn; the worse of 1 and 50 candidates. `served` has each.
+- `p99_ms_50_candidates`: open loop, Poisson arrivals at 70 % of `saturation_per_second`; the median of several windows,
+  each listed in `p99_ms_windows`.
+- `saturation_over_bare`: requests a second at saturation over those of a FastAPI handler that does the same arithmetic
+  and nothing else.
+"""
+
+import argparse
+import asyncio
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import psutil
+
+from benchmarks.online import world
+from benchmarks.online.load import at_rate, in_turn, post, saturate
+from benchmarks.reporting import emit, show
+
+CANDIDATES = (1, 50)
+SHARE = 0.7
+_REQUESTS = 500
+
+
+@contextmanager
+def serving(folder: Path, kind: str) -> Iterator[tuple[int, psutil.Process]]:
+    """A server of `benchmarks.online.server`: its port and process, once it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.online.server", str(folder), kind, str(port)])
+    try:
+        _wait(port, process)
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    request = b"GET /v2/health/ready HTTP/1.1\r\nhost: benchmark\r\n\r\n"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1) as probe:
+                probe.sendall(request)
+                if probe.recv(100).startswith(b"HTTP/1.1 200"):
+                    return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError("the server did not become ready")
+
+
+def requests(candidates: int) -> list[bytes]:
+    """Requests of many members, as bytes to send."""
+    app = world.application()
+    members = range(0, world.TASKS, world.TASKS // _REQUESTS)
+    return [post("/v1/score", orjson.dumps(world.request(app, member, candidates))) for member in members]
+
+
+def compare(folder: Path, rounds: int) -> dict[str, Any]:
+    """Latency and server CPU with and without embeddings."""
+    result: dict[str, Any] = {}
+    with serving(folder, "with") as ours, serving(folder, "without") as theirs:
+        servers = {"with": ours, "without": theirs}
+        ports = {name: port for name, (port, _) in servers.items()}
+        for candidates in CANDIDATES:
+            sent = requests(candidates)
+            before = {name: _cpu(process) for name, (_, process) in servers.items()}
+            latency = asyncio.run(in_turn(ports, dict.fromkeys(ports, sent), rounds))
+            cpu = {name: (_cpu(process) - before[name]) / rounds for name, (_, process) in servers.items()}
+            figures: dict[str, Any] = {
+                f"{name}_us": {f"p{q}": round(1e6 * float(np.percentile(each, q)), 1) for q in (50, 99)}
+                for name, each in latency.items()
+            }
+            for q in (50, 99):
+                ratio = np.percentile(latency["with"], q) / np.percentile(latency["without"], q)
+                figures[f"ratio_p{q}"] = round(float(ratio), 3)
+            figures["server_cpu_us"] = {name: round(1e6 * each, 1) for name, each in cpu.items()}
+            figures["ratio_cpu"] = round(cpu["with"] / cpu["without"], 3)
+            result[str(candidates)] = figures
+    return result
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def saturation(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
+    """Requests a second of the product and of the bare handler, in turn."""
+    found: dict[str, list[float]] = {"with": [], "bare": []}
+    sent = requests(50)
+    with serving(folder, "with") as ours, serving(folder, "bare") as theirs:
+        ports = {"with": ours[0], "bare": theirs[0]}
+        for port in ports.values():
+            asyncio.run(saturate(port, sent, 1.0))
+        for _ in range(rounds):
+            for name, port in ports.items():
+                found[name].append(asyncio.run(saturate(port, sent, seconds)))
+        rate = statistics.median(found["with"])
+        windows = [
+            asyncio.run(at_rate(ports["with"], sent, SHARE * rate, 2 * seconds, seed=window)) for window in range(5)
+        ]
+    ratios = [a / b for a, b in zip(found["with"], found["bare"], strict=True)]
+    return {
+        "saturation_per_second": round(rate),
+        "bare_per_second": round(statistics.median(found["bare"])),
+        "saturation_over_bare": round(statistics.median(ratios), 3),
+        "p50_ms_50_candidates": _median_ms(windows, 50),
+        "p99_ms_50_candidates": _median_ms(windows, 99),
+        "p99_ms_windows": [round(1e3 * float(np.percentile(each, 99)), 2) for each in windows],
+    }
+
+
+def _median_ms(windows: Sequence[np.ndarray], q: float) -> float:
+    return round(1e3 * statistics.median(float(np.percentile(each, q)) for each in windows), 2)
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All of it."""
+    with tempfile.TemporaryDirectory(prefix="limaml-benchmark-") as temporary:
+        folder = Path(temporary)
+        world.build(folder, world.application())
+        served = compare(folder, 1000 if quick else 10_000)
+        figures = saturation(folder, 1.0 if quick else 3.0, 3 if quick else 7)
+    worst = {f"score_with_over_without_p{q}": max(each[f"ratio_p{q}"] for each in served.values()) for q in (50, 99)}
+    return {**worst, **figures, "served": served}
+
+
+def rows(result: dict[str, Any]) -> list[list[Any]]:
+    """The figures as lines of a table: what, figure, peer, ratio."""
+    lines: list[list[Any]] = []
+    for candidates, each in result["served"].items():
+        for q in (50, 99):
+            ours, theirs = each["with_us"][f"p{q}"], each["without_us"][f"p{q}"]
+            name = f"served request, {candidates} candidates, p{q}"
+            lines.append([name, f"{ours} µs", f"without embeddings {theirs} µs", each[f"ratio_p{q}"]])
+        cpu = each["server_cpu_us"]
+        peer = f"without embeddings {cpu['without']} µs"
+        lines.append([f"server CPU, {candidates} candidates", f"{cpu['with']} µs", peer, each["ratio_cpu"]])
+    rate = f"{result['saturation_per_second']:,}/s"
+    bare = f"bare FastAPI {result['bare_per_second']:,}/s"
+    lines.append(["saturation, 50 candidates, one worker", rate, bare, result["saturation_over_bare"]])
+    lines.append(["p50 at 70 % of it, open loop", f"{result['p50_ms_50_candidates']} ms", "", ""])
+    lines.append(["p99 at 70 % of it, open loop", f"{result['p99_ms_50_candidates']} ms", "at most 10 ms", ""])
+    return lines
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description="The scorer over HTTP.")
+    parser.add_argument("--quick", action="store_true", help="fewer requests")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    options = parser.parse_args()
+    result = measure(options.quick)
+    if options.json:
+        emit(result)
+        return
+    show("The scorer over HTTP", ["what", "figure", "peer or goal", "ratio"], rows(result))
+
+
+if __name__ == "__main__":
+    main()
