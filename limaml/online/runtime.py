@@ -4,9 +4,8 @@ Shapes: R candidates, K task definitions, W width of an embedding; Mn, Mc meta a
 """
 
 import logging
-import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -164,24 +163,26 @@ def load_runtime(model: Model, choice: Choice = "auto") -> Runtime:
         return torch_runtime
     if choice != "auto":
         return other
-    cost = {runtime: seconds_of(model, runtime) for runtime in (torch_runtime, other)}
+    cost = seconds_of(model, (torch_runtime, other))
     shown = {runtime.name: [round(1e6 * seconds) for seconds in each] for runtime, each in cost.items()}
     log.info("runtime: microseconds at %s candidates: %s", PROBE_ROWS, shown)
     return min(cost, key=lambda runtime: sum(a / b for a, b in zip(cost[runtime], cost[torch_runtime], strict=True)))
 
 
-def seconds_of(model: Model, runtime: Runtime) -> list[float]:
-    """The median time of a score at each number of `PROBE_ROWS`."""
-    medians: list[float] = []
+def seconds_of(model: Model, runtimes: Sequence[Runtime]) -> dict[Runtime, list[float]]:
+    """What a score takes at each number of `PROBE_ROWS`; the least of many rounds, which met no other process."""
+    found: dict[Runtime, list[float]] = {runtime: [] for runtime in runtimes}
     for rows in PROBE_ROWS:
         embedding, (_, other) = _example(model, rows)
-        seconds = []
+        least = dict.fromkeys(runtimes, float("inf"))
         for _ in range(_ROUNDS):
-            started = time.perf_counter()
-            runtime.score(embedding, *other)
-            seconds.append(time.perf_counter() - started)
-        medians.append(statistics.median(seconds))
-    return medians
+            for runtime in runtimes:
+                started = time.perf_counter()
+                runtime.score(embedding, *other)
+                least[runtime] = min(least[runtime], time.perf_counter() - started)
+        for runtime, seconds in least.items():
+            found[runtime].append(seconds)
+    return found
 
 
 def _check(model: Model, reference: Runtime, other: Runtime) -> None:

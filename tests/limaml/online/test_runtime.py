@@ -70,7 +70,7 @@ def test_compiled_equals_torch(tmp_path: Path) -> None:
 def test_the_faster_one_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(tmp_path, "default")
     seconds = {"torch": [3e-5, 4e-5], "onnxruntime": [2e-5, 4e-5]}
-    monkeypatch.setattr(runtime, "seconds_of", lambda _, each: seconds[each.name])
+    monkeypatch.setattr(runtime, "seconds_of", lambda _, each: {it: seconds[it.name] for it in each})
     assert load_runtime(model).name == "onnxruntime"
     seconds["onnxruntime"] = [2.9e-5, 5e-5]
     assert load_runtime(model).name == "torch"
