@@ -14,7 +14,10 @@ from typing import Self, TypeVar
 
 _MADV_DONTNEED = 4  # Linux; of a shared map of a file, it forgets nothing but that the pages were resident
 _MAPS = Path("/proc/self/maps")
-READS_KEPT = 1 << 16
+_STATM = Path("/proc/self/statm")
+# With a page the kernel maps the cached ones around it, 64 KiB together: 64 MiB between two looks at most.
+LOOK_EVERY = 1024
+MOST_RESIDENT = 768 << 20
 _OPENING = Lock()
 _LIBC = ctypes.CDLL(None)
 
@@ -38,11 +41,12 @@ class MappedFile:
             return opened, cls(_ranges(path) - before)
 
     def count(self, reads: int) -> None:
-        """Count reads, each of which may touch a new page; from time to time, let go of all of them."""
+        """Count reads, each of which may touch new pages; let go of them where mapped files have grown too large."""
         self._reads += reads
-        if self._reads >= READS_KEPT:
+        if self._reads >= LOOK_EVERY:
             self._reads = 0
-            self.let_go()
+            if self._ranges and _resident() > MOST_RESIDENT:
+                self.let_go()
 
     def let_go(self) -> None:
         """Let go of all pages."""
@@ -54,6 +58,11 @@ class MappedFile:
         """Before the map is taken down: whatever lies at its addresses afterwards must not be touched."""
         with self._lock:
             self._ranges = set()
+
+
+def _resident() -> int:
+    """Bytes of mapped files that are resident in this process."""
+    return int(_STATM.read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _ranges(path: Path) -> set[tuple[int, int]]:

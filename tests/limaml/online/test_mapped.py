@@ -34,8 +34,10 @@ def test_a_reader_stays_small_and_reads_the_same(
     before = reader.get(ids)
     grown = resident(name)
     assert grown > 500
-    monkeypatch.setattr(mapped, "READS_KEPT", len(ids) + 1)
-    reader.get(ids[:2])
+    reader.get(ids[:2000])
+    assert resident(name) == grown, "little of it: nothing to let go of"
+    monkeypatch.setattr(mapped, "MOST_RESIDENT", 1 << 20)
+    reader.get(ids[:2000])
     assert resident(name) < grown / 10
     again = reader.get(ids)
     assert (again.embedding == before.embedding).all()
