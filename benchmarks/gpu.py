@@ -93,7 +93,7 @@ def training_steps(device: Device, adapted: str, batch: TaskBatch) -> dict[str, 
     rows = rows_of(batch, device.device)
     is_query = torch.as_tensor(batch.is_query).to(device.device)
     support, query = rows.where(~is_query), rows.where(is_query)
-    configured = (settings.inner_steps, settings.global_gradient, settings.unadapted_loss_weight)
+    configured = (settings.inner_steps, settings.global_gradient, settings.unadapted_weight)
 
     def configured_loss(net: Network, rows: Rows) -> torch.Tensor:
         return limaml_loss(net, rows.where(~is_query), rows.where(is_query), *configured, rows)

@@ -17,9 +17,10 @@ def split(rows: Rows) -> list[Rows]:
 
 def adapt_one(network: Network, support: Rows, steps: int, second_order: bool, direct: bool) -> dict[str, Tensor]:
     """The adapted parameters of one task after its inner steps."""
-    adapted: dict[str, Tensor] = dict(network.adapted_parameters())
-    if not second_order:
-        adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+    adapted: dict[str, Tensor] = {
+        name: value if second_order and value.requires_grad else value.detach().requires_grad_()
+        for name, value in network.adapted_parameters().items()
+    }
     for _ in range(steps):
         looks_back = support if network.spec.adapted != "embedding" else None
         logit_R = _logit(network, support, adapted, looks_back, frozen=direct)

@@ -151,7 +151,7 @@ def _other_figures(app: Application, repeats: int, tasks: int) -> dict[str, Any]
     batch = inputs.batch(tasks, SUPPORT, QUERY)
     candidates = steps(app, batch, loops=False)
     options, rows, (support, query) = app.training, rows_of(batch), support_and_query(batch)
-    how = (options.inner_steps, options.global_gradient, options.unadapted_loss_weight, rows)
+    how = (options.inner_steps, options.global_gradient, options.unadapted_weight, rows)
     candidates["as_configured"] = training_step(inputs.network(app), lambda net: limaml_loss(net, support, query, *how))
     seconds = interleaved(candidates, repeats, warmup=2)
     return {name: round(ratio(seconds, name, "vanilla"), 2) for name in candidates if "vanilla" not in name}

@@ -49,9 +49,10 @@ class Network(Section):
         description="what the inner loop moves: a shift of the meta block's output, every weight of the meta block, or "
         "of both blocks (entire-network MAML: a baseline to train and evaluate; it has no embedding to publish)",
     )
-    meta_block: Literal["mlp", "transformer"] = Field(
+    meta_block: Literal["mlp", "transformer", "deep_sets"] = Field(
         default="transformer",
-        description="transformer: the block also reads the task's earlier samples and their labels",
+        description="transformer, deep_sets: the block also reads the task's earlier samples and their labels, by "
+        "attention or as a set",
     )
     meta_hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of the meta block")
     global_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the global block")
@@ -66,9 +67,11 @@ class Network(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
-    def _transformer_has_a_width(self) -> Self:
-        if self.meta_block == "transformer" and not self.meta_hidden:
-            raise ValueError("meta_hidden is empty, but a transformer takes its width from meta_hidden's first number")
+    def _what_looks_back_has_a_width(self) -> Self:
+        if self.meta_block != "mlp" and not self.meta_hidden:
+            raise ValueError(
+                f"meta_hidden is empty, but meta_block {self.meta_block} takes its width from its first number"
+            )
         return self
 
 
@@ -110,8 +113,15 @@ class Training(Section):
         default=0.0,
         description="share of training tasks whose support set is emptied; a random day empties some anyway",
     )
+    base: Literal["joint", "frozen"] = Field(
+        default="joint",
+        description="joint: both blocks learn together; frozen: LiMAML takes the trained vanilla network as it is and "
+        "learns what it adds for a task, so that members without samples are served as vanilla serves them",
+    )
     unadapted_loss_weight: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="weight of the un-adapted loss on all rows, so that cold members stay well served"
+        default=1.0,
+        description="weight of the un-adapted loss on all rows, so that cold members stay well served; a frozen base has "
+        "none",
     )
     patience: int = Field(default=3, ge=1, description="epochs without a better validation AUC before stopping")
     checkpoint_steps: int = Field(default=500, ge=1, description="outer steps between checkpoints")
@@ -119,6 +129,11 @@ class Training(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where torch sees one")
     tf32: bool = Field(default=False, description="on a GPU: products with inputs rounded to 10 bits, faster")
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's choice")
+
+    @property
+    def unadapted_weight(self) -> float:
+        """What the un-adapted loss weighs: nothing where nothing it depends on learns."""
+        return 0.0 if self.base == "frozen" else self.unadapted_loss_weight
 
 
 class Embeddings(Section):
@@ -271,6 +286,15 @@ class Application(Section):
             raise ValueError(
                 f"network.adapted: several task definitions need 'embedding', not {self.network.adapted!r}: each is "
                 "adapted beside the embeddings of the others"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_frozen_base_stays(self) -> Self:
+        if self.training.base == "frozen" and self.network.adapted != "embedding":
+            raise ValueError(
+                f"training.base: a frozen base needs network.adapted 'embedding', not {self.network.adapted!r}: the "
+                "inner loop moves what is added to the base, never the base"
             )
         return self
 

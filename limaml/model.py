@@ -39,8 +39,8 @@ _DEFAULT_EMBEDDING = "default_embedding"
 _SECTIONS = {"name", "title", "task", "also", "features", "network", "training", "embeddings"}
 
 
-def network_spec(application: Application) -> NetworkSpec:
-    """The network an application asks for."""
+def network_spec(application: Application, algorithm: Algorithm = "limaml") -> NetworkSpec:
+    """The network an application asks for; vanilla is the same whether LiMAML learns beside it or on top of it."""
     network, training = application.network, application.training
 
     def widths(features: tuple[Feature, ...]) -> tuple[int, ...]:
@@ -64,6 +64,7 @@ def network_spec(application: Application) -> NetworkSpec:
         shrinkage=training.shrinkage,
         bias_step=training.bias_step,
         bias_ridge=training.bias_ridge,
+        base="joint" if algorithm == "vanilla" else training.base,
         also_columns=_also_columns(application),
     )
 
@@ -221,7 +222,7 @@ def load_model(
             f"the model {uri} does not fit the configuration; train again or restore it\n  " + "\n  ".join(changes)
         )
     meta, other = (FeatureStatistics(**description[block]) for block in ("meta", "other"))
-    network = Network(network_spec(trained), meta, other)
+    network = Network(network_spec(trained, algorithm), meta, other)
     tensors = load_tensors(storage.read_bytes(storage.join(uri, _WEIGHTS[algorithm])))
     default = tensors.pop(_DEFAULT_EMBEDDING)
     network.load_state_dict(tensors)

@@ -153,11 +153,14 @@ class _Loop:
         newton = self.network.spec.newton_bias and self.fixed_rate is None
         with self.inner_gradient():
             base_RW = self.network.block(self.own)(self.x_RM)
+        # Above a frozen base only the last coordinates move.
+        still = base_RW.shape[1] - self.network.get_parameter(name).numel()
         shift_TW = None
         for _ in range(self.steps):
             with self.inner_gradient():
-                e_RW = base_RW if shift_TW is None else base_RW + support.of_row(shift_TW)
+                e_RW = base_RW if shift_TW is None else base_RW + F.pad(support.of_row(shift_TW), (still, 0))
                 logit_R, slope_RW = linearize(e_RW)
+                slope_RW = slope_RW[:, still:]
                 p_R = torch.sigmoid(logit_R)
                 gradient_RW = (p_R - support.label_R)[:, None] * slope_RW
                 if newton:

@@ -28,12 +28,16 @@ class History:
 
 
 class MetaBlock(nn.Module):
-    """An MLP [R, M] → [R, W] whose parameters may be shifted from task to task."""
+    """An MLP [R, M] → [R, W] whose parameters may be shifted from task to task.
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int) -> None:
+    Above a frozen base so many `personal` coordinates follow the MLP's outputs: 0 but for what adaptation moves.
+    """
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, personal: int = 0) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.personal = nn.Parameter(torch.zeros(personal), requires_grad=False) if personal else None
 
     def forward(
         self, x_RM: Tensor, shifts: Shifts | None = None, rows: Rows | None = None, history: "History | None" = None
@@ -43,7 +47,19 @@ class MetaBlock(nn.Module):
         h = x_RM
         for i, layer in enumerate(self.layers):
             h = linear(layer, F.relu(h) if i else h, shifts or {}, f"layers.{i}", rows)  # type: ignore[arg-type]
-        return h
+        if self.personal is None:
+            return h
+        own_RP = self.personal.expand(len(h), -1)
+        if (shift := (shifts or {}).get("personal")) is not None:
+            assert rows is not None, "shifted coordinates need to know the rows' tasks"
+            assert isinstance(shift, Tensor)
+            own_RP = own_RP + shift[rows.task_R]
+        return torch.cat([h, own_RP], 1)
+
+    @staticmethod
+    def added(out_RW: Tensor, read_RP: Tensor) -> Tensor:
+        """Embeddings with what a block read in the history: above a frozen base it adds to what is personal alone."""
+        return out_RW + F.pad(read_RP, (out_RW.shape[1] - read_RP.shape[1], 0))
 
 
 class GlobalBlock(nn.Module):
@@ -72,11 +88,7 @@ class GlobalBlock(nn.Module):
         super().__init__()
         self.width = width
         self.biases = biases
-        self.gate = nn.Linear(inputs, biases) if biases and bias_gate else None
-        if self.gate is not None:
-            # Wide open at first: softplus(0.5413) = 1.
-            nn.init.zeros_(self.gate.weight)
-            nn.init.constant_(self.gate.bias, math.log(math.e - 1))
+        self.gate = open_gate(inputs, biases) if biases and bias_gate else None
         self.item = nn.Linear(inputs, width) if item_product else None
         widths = [inputs + width + (width if item_product else 0), *hidden]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
@@ -155,6 +167,14 @@ class GlobalBlock(nn.Module):
         if not self.training or self.dropout.p == 0:
             return ()
         return [self.dropout(like_RH.new_ones(len(like_RH), layer.out_features)) for layer in self.hidden]  # type: ignore[arg-type]
+
+
+def open_gate(inputs: int, biases: int) -> nn.Linear:
+    """[R, inputs] → [R, B], before softplus: a gate for biases, wide open at first, since softplus(0.5413) = 1."""
+    gate = nn.Linear(inputs, biases)
+    nn.init.zeros_(gate.weight)
+    nn.init.constant_(gate.bias, math.log(math.e - 1))
+    return gate
 
 
 def _itself(tensor: Tensor) -> Tensor:

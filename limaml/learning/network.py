@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from limaml.learning.blocks import GlobalBlock, History, MetaBlock
+from limaml.learning.deep_sets import DeepSetsBlock
 from limaml.learning.encoders import FeatureEncoder, FeatureStatistics
+from limaml.learning.personal import PersonalBlock
 from limaml.learning.rows import Rows
 from limaml.learning.shifts import Shifts, below
 from limaml.learning.transformer import TransformerBlock
@@ -23,7 +25,7 @@ class NetworkSpec:
     """Everything that fixes the network's parameters and its inner loop; plain values, kept beside the weights."""
 
     embedding_width: int
-    meta_block: Literal["mlp", "transformer"]
+    meta_block: Literal["mlp", "transformer", "deep_sets"]
     meta_hidden: tuple[int, ...]
     global_hidden: tuple[int, ...]
     meta_category_widths: tuple[int, ...]
@@ -39,9 +41,16 @@ class NetworkSpec:
     shrinkage: float
     bias_step: Literal["gradient", "newton"]
     bias_ridge: float
+    base: Literal["joint", "frozen"]
     # What the meta block of each further task definition reads: places of numeric and of categorical features among the
     # meta features followed by the others.
     also_columns: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Widths of what an embedding is made of: what a base reads, vector and bias, then as much that is personal."""
+        own = self.embedding_width, int(self.adapted_bias)
+        return own * 2 if self.base == "frozen" else own
 
     @property
     def newton_bias(self) -> bool:
@@ -53,6 +62,9 @@ class Network(nn.Module):
     """Encoders, meta block, global block and what the inner loop learns about itself (step sizes, shrinkage).
 
     Every task definition after the first has an encoder and a meta block of its own, among `also_…`.
+
+    With a frozen base the network holds a vanilla one that does not learn (`stand_on` brings its weights), and learns
+    what is added for a task: personal coordinates of the embedding, and what they are multiplied by.
     """
 
     def __init__(self, spec: NetworkSpec, meta: FeatureStatistics, other: FeatureStatistics) -> None:
@@ -61,14 +73,14 @@ class Network(nn.Module):
         self.definitions = 1 + len(spec.also_columns)
         self.meta_encoder = FeatureEncoder(meta, spec.meta_category_widths)
         self.other_encoder = FeatureEncoder(other, spec.other_category_widths)
-        self.width = spec.embedding_width + int(spec.adapted_bias)
+        self.width = sum(spec.parts)
         others = self.other_encoder.width
         self.meta_block = self._meta_block(self.meta_encoder)
         both, widths = meta.beside(other), (*spec.meta_category_widths, *spec.other_category_widths)
         also = [FeatureEncoder(both.of(n, c), [widths[place] for place in c]) for n, c in spec.also_columns]
         self.also_encoders = nn.ModuleList(also)
         self.also_blocks = nn.ModuleList(self._meta_block(encoder) for encoder in also)
-        self.global_block = GlobalBlock(
+        block = GlobalBlock(
             others,
             self.definitions * spec.embedding_width,
             spec.global_hidden,
@@ -77,6 +89,10 @@ class Network(nn.Module):
             spec.bias_gate,
             spec.dropout,
         )
+        self.global_block = block if spec.base == "joint" else PersonalBlock(block, others)
+        if spec.base == "frozen":
+            for module in self._base():
+                module.requires_grad_(False)
         learned = spec.learned_task_learning_rate
         start = math.log(spec.task_learning_rate)
         self.log_rate = nn.ParameterDict(
@@ -98,14 +114,28 @@ class Network(nn.Module):
         self.log_shrinkage = nn.Parameter(shrinkage, requires_grad=spec.inner_loss == "shrunk")
 
     def _meta_block(self, encoder: FeatureEncoder) -> MetaBlock:
-        hidden = self.spec.meta_hidden
-        if self.spec.meta_block == "transformer":
-            return TransformerBlock(encoder.width, self.other_encoder.width, hidden, self.width)
-        return MetaBlock(encoder.width, hidden, self.width)
+        hidden, read = self.spec.meta_hidden, sum(self.spec.parts[:2])
+        personal = self.width - read
+        if self.spec.meta_block == "mlp":
+            return MetaBlock(encoder.width, hidden, read, personal)
+        block = TransformerBlock if self.spec.meta_block == "transformer" else DeepSetsBlock
+        return block(encoder.width, self.other_encoder.width, hidden, read, personal)
+
+    def _base(self) -> list[nn.Module]:
+        """What a vanilla network learns, in an order of its own."""
+        block = self.global_block
+        layers = [self.block(each).layers for each in range(self.definitions)]
+        encoders = [self.meta_encoder, self.other_encoder, self.also_encoders]
+        return [*encoders, *layers, block.base if isinstance(block, PersonalBlock) else block]
+
+    def stand_on(self, vanilla: "Network") -> None:
+        """Take the weights of a vanilla network, trained before, as the frozen base."""
+        for own, theirs in zip(self._base(), vanilla._base(), strict=True):
+            own.load_state_dict(theirs.state_dict())
 
     def adapted_parameters(self, definition: int | None = None) -> dict[str, nn.Parameter]:
-        """What the inner loop shifts: the meta block's output bias, the meta block, or both blocks; of all definitions,
-        or of one.
+        """What the inner loop shifts: the embedding (the meta block's output bias, or what is personal above a frozen
+        base), the meta block, or both blocks; of all definitions, or of one.
         """
         if self.spec.adapted == "embedding":
             chosen = range(self.definitions) if definition is None else (definition,)
@@ -116,12 +146,13 @@ class Network(nn.Module):
 
     @property
     def output_shift(self) -> str:
-        """Name of the meta block's last bias, whose shift is a shift of the embedding."""
+        """Name of the parameter whose shift is a shift of the embedding: the meta block's last bias, or `personal`."""
         return self.output_shift_of(0)
 
     def output_shift_of(self, definition: int) -> str:
-        """Name of the last bias of a definition's meta block."""
-        return f"{self.block_name(definition)}.layers.{len(self.spec.meta_hidden)}.bias"
+        """`output_shift` of a definition's meta block."""
+        name = f"layers.{len(self.spec.meta_hidden)}.bias" if self.spec.base == "joint" else "personal"
+        return f"{self.block_name(definition)}.{name}"
 
     def block_name(self, definition: int) -> str:
         """Name of a definition's meta block."""
@@ -166,25 +197,22 @@ class Network(nn.Module):
         return [self.block(each)(self.encode_meta(rows, each)) for each in range(self.definitions)]
 
     def beside(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """The [R, W] embeddings of all definitions as the global block reads them: side by side, then the biases."""
+        """The [R, W] embeddings of all definitions as the global block reads them: part by part, side by side."""
         if len(embeddings) == 1:
             return embeddings[0]
-        own = self.spec.embedding_width
-        return torch.cat([e_RW[:, :own] for e_RW in embeddings] + [e_RW[:, own:] for e_RW in embeddings], 1)
+        split = [e_RW.split(self.spec.parts, 1) for e_RW in embeddings]
+        return torch.cat([part for parts in zip(*split, strict=True) for part in parts], 1)
 
     def own(self, beside: Tensor, definition: int) -> Tensor:
         """A definition's [R, W] columns of what `beside` makes."""
         if self.definitions == 1:
             return beside
-        width = self.spec.embedding_width
-        e_RD, bias_RB = beside[:, : self.definitions * width], beside[:, self.definitions * width :]
-        biases = self.width - width
-        first, last = definition, definition + 1
-        return torch.cat([e_RD[:, first * width : last * width], bias_RB[:, first * biases : last * biases]], 1)
+        parts = beside.split([width for width in self.spec.parts for _ in range(self.definitions)], 1)
+        return torch.cat(parts[definition :: self.definitions], 1)
 
     def history(self, support: Rows, definition: int = 0) -> History | None:
-        """What a definition's transformer may look back on, given rows of its tasks; an MLP looks at nothing."""
-        return History(*self.encode(support, definition), support) if self.spec.meta_block == "transformer" else None
+        """What a definition's meta block may look back on, given rows of its tasks; an MLP looks at nothing."""
+        return None if self.spec.meta_block == "mlp" else History(*self.encode(support, definition), support)
 
     def forward(self, rows: Rows, shifts: Shifts | None = None, support: Rows | None = None) -> Tensor:
         """[R] logits, un-adapted or with each task's `shifts`; a transformer looks back on `support`, where given."""

@@ -25,8 +25,8 @@ class TransformerBlock(MetaBlock):
     samples only the MLP speaks, so members without history meet the same block as in an MLP meta block.
     """
 
-    def __init__(self, inputs: int, others: int, hidden: tuple[int, ...], outputs: int) -> None:
-        super().__init__(inputs, hidden, outputs)
+    def __init__(self, inputs: int, others: int, hidden: tuple[int, ...], outputs: int, personal: int = 0) -> None:
+        super().__init__(inputs, hidden, outputs, personal)
         width = HEADS * max(1, hidden[0] // HEADS)
         self.asks = nn.Linear(inputs + 1, width)
         self.token = nn.Linear(inputs + others + 1, width)
@@ -35,7 +35,7 @@ class TransformerBlock(MetaBlock):
         self.mix = nn.Linear(width, width)
         self.expand = nn.Linear(width, 2 * width)
         self.contract = nn.Linear(2 * width, width)
-        self.read = nn.Linear(width, outputs)
+        self.read = nn.Linear(width, personal or outputs)
         nn.init.zeros_(self.read.weight)
         nn.init.zeros_(self.read.bias)
 
@@ -61,8 +61,8 @@ class TransformerBlock(MetaBlock):
         h_RH = _norm(asks_RH + linear(self.mix, seen_RH, shifts, "mix", rows))
         inner = F.relu(linear(self.expand, h_RH, shifts, "expand", rows))
         h_RH = _norm(h_RH + linear(self.contract, inner, shifts, "contract", rows))
-        read_RW = linear(self.read, h_RH, shifts, "read", rows)
-        return out_RW + read_RW * (count_R > 0)[:, None].to(read_RW.dtype)
+        read_RW = linear(self.read, h_RH, shifts, "read", rows) * (count_R > 0)[:, None].to(h_RH.dtype)
+        return self.added(out_RW, read_RW)
 
 
 def _attend(asks_TQH: Tensor, key_TSH: Tensor, value_TSH: Tensor, rows: Rows, past: Rows) -> Tensor:

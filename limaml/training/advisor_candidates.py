@@ -172,7 +172,7 @@ def cost(
     recent = len(np.unique(task[day >= end - application.windows.lookback_days])) / fraction
     counts = np.unique(task[day >= end - application.windows.train_days], return_counts=True)[1]
     network, store = application.network, application.store
-    width = network.embedding_width + int(network.adapted_bias)
+    width = (network.embedding_width + int(network.adapted_bias)) * (2 if application.training.base == "frozen" else 1)
     value = width * {"float16": 2, "float32": 4}[store.dtype] + _VALUE_OVERHEAD
     return Cost(
         tasks_to_store=round(recent),

@@ -228,7 +228,7 @@ class _Run:
         of_rows = batch.rows / rows_all
         if self.algorithm == "vanilla":
             return of_rows * vanilla_loss(self.network, rows)
-        unadapted_weight = settings.unadapted_loss_weight * of_rows
+        unadapted_weight = settings.unadapted_weight * of_rows
         if not is_query.any():
             return unadapted_weight * vanilla_loss(self.network, rows)
         of_query = int(is_query.sum()) / query_all

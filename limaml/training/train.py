@@ -54,6 +54,7 @@ def train_model(
         tracking_uri: MLflow's.
         as_of: the run's logical date, part of the version's name.
         algorithms: what to train; without a vanilla baseline the model can be scored, but the gate can't judge it.
+            LiMAML on a frozen base always has one.
 
     Returns:
         The model's manifest; `details` has `model_version`, `uri` and the best validation AUCs.
@@ -62,6 +63,8 @@ def train_model(
         DataError: a task set is incomplete, or training diverged.
         ConfigError: the wanted device is not there, or torchrun's environment is not whole.
     """
+    if application.training.base == "frozen" and "limaml" in algorithms:
+        algorithms = ALGORITHMS
     with processes() as group:
         job = _Job(train, validation, model_root, application, tracking_uri, as_of, algorithms, group)
         return job.lead() if group.first else job.follow()
@@ -149,10 +152,12 @@ class _Job:
         histories: dict[Algorithm, list[Epoch]] = {}
         for algorithm in self.algorithms:
             torch.manual_seed(settings.seed)
-            networks[algorithm] = Network(network_spec(self.application), meta, other).to(device)
+            network = networks[algorithm] = Network(network_spec(self.application, algorithm), meta, other).to(device)
+            if network.spec.base == "frozen":
+                network.stand_on(networks["vanilla"])
             checkpoint = storage.join(self.checkpoints, f"{algorithm}.safetensors")
             histories[algorithm] = fit(
-                networks[algorithm],
+                network,
                 algorithm,
                 self.train,
                 self.validation,
@@ -244,7 +249,8 @@ def _page(application: Application, version: str, epochs: dict[Algorithm, list[E
         "vanilla": "vanilla {:.4f}",
     }
     best = [text.format(_best(epochs[name]).validation_auc) for name, text in parts.items() if name in epochs]
-    notes = ["The training losses are not comparable: LiMAML's adds the un-adapted loss to the query loss."]
+    apart = "" if application.training.base == "frozen" else ", with the un-adapted loss beside it"
+    notes = [f"The training losses are not comparable: LiMAML's is of query rows alone{apart}."]
     return pages.Page(
         f"Training of {application.title}",
         [f"Model {version}. Best validation AUC: {', '.join(best)}."],

@@ -85,5 +85,5 @@ class _Step:
         support = drop_support(support, settings.support_drop, torch.default_generator)
         return limaml_loss(
             self.network, support, query, settings.inner_steps, settings.global_gradient,
-            settings.unadapted_loss_weight, rows, settings.meta_gradient,
+            settings.unadapted_weight, rows, settings.meta_gradient,
         )  # fmt: skip

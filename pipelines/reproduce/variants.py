@@ -98,7 +98,7 @@ MAML_WHOLE = Variant(
     ),
     setting(
         network={"adapted": "network", "meta_block": "mlp"},
-        training={"task_learning_rate": BLOCK_LEARNING_RATE, "bias_step": "gradient"},
+        training={"task_learning_rate": BLOCK_LEARNING_RATE, "bias_step": "gradient", "base": "joint"},
     ),
 )
 
@@ -122,6 +122,7 @@ PAPER = Variant(
             "global_gradient": "direct",
             "support_drop": 0.0,
             "unadapted_loss_weight": 0.0,
+            "base": "joint",
         },
         embeddings={"finetune_steps": 1, "pooling": "latest"},
     ),
@@ -192,6 +193,8 @@ ABLATIONS = (
     ablation("support_drop", "a tenth of the support sets dropped", training={"support_drop": 0.1}),
     ablation("no_support_drop", "no dropped support sets", training={"support_drop": 0.0}),
     ablation("no_unadapted_loss", "no un-adapted loss", training={"unadapted_loss_weight": 0.0}),
+    ablation("joint", "both blocks learned together", training={"base": "joint"}),
+    ablation("frozen", "on a frozen vanilla network", training={"base": "frozen"}),
     ablation("mlp", "no transformer", network={"meta_block": "mlp"}),
     ablation("no_item_product", "no product with the item", network={"item_product": False}),
     ablation("no_bias_gate", "no gate before the bias", network={"bias_gate": False}),
@@ -208,6 +211,6 @@ ABLATIONS = (
         "meta_block",
         "the whole meta block adapted",
         network={"adapted": "meta_block"},
-        training={"task_learning_rate": BLOCK_LEARNING_RATE, "bias_step": "gradient"},
+        training={"task_learning_rate": BLOCK_LEARNING_RATE, "bias_step": "gradient", "base": "joint"},
     ),
 )

@@ -111,6 +111,14 @@ def test_values_that_cannot_be_right_are_refused(path: str, value: Any, part: st
     assert part in message(changed(path, value))
 
 
+@pytest.mark.parametrize("adapted", ["meta_block", "network"])
+def test_a_frozen_base_is_not_adapted(adapted: str) -> None:
+    content = changed("training.base", "frozen")
+    assert parse_application(content, "app.yaml").training.unadapted_weight == 0
+    content["network"]["adapted"] = adapted
+    assert f"a frozen base needs network.adapted 'embedding', not '{adapted}'" in message(content)
+
+
 @pytest.mark.parametrize("content", [None, [], "text", 3])
 def test_an_application_is_a_mapping(content: Any) -> None:
     assert "mapping of sections" in message(content)

@@ -30,6 +30,7 @@ SPEC = NetworkSpec(
     shrinkage=5.0,
     bias_step="gradient",
     bias_ridge=2.0,
+    base="joint",
 )
 STATISTICS = FeatureStatistics([False, True], [0.1, 0.2], [1.0, 2.0], [True, False], [[11, 22, 33]])
 
@@ -75,7 +76,7 @@ def make_network() -> Callable[..., Network]:
         network = Network(replace(SPEC, **changes), STATISTICS, STATISTICS).double().eval()
         # Layers that start at zero would hide what they are fed.
         for parameter in network.meta_block.parameters():
-            if not parameter.any():
+            if parameter.requires_grad and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.3)
         return network
 

@@ -56,6 +56,11 @@ def own_embedding(network: Network, rows: Rows, definition: int, past: Rows | No
     return network.block(definition)(network.encode_meta(rows, definition), None, rows, history)
 
 
+def shifted(embedding_RW: Tensor, shift_P: Tensor) -> Tensor:
+    """Embeddings with their last coordinates shifted: all of them, or what is personal above a frozen base."""
+    return embedding_RW + F.pad(shift_P, (embedding_RW.shape[1] - len(shift_P), 0))
+
+
 def reference_shifts(network: Network, support: Rows, steps: int, definition: int, direct: bool) -> dict[int, Tensor]:
     """Each task's shift of one definition's embedding, task by task, by autograd."""
     task_R = support.task_R if definition == 0 else support.also_R[definition - 1]
@@ -68,7 +73,7 @@ def reference_shifts(network: Network, support: Rows, steps: int, definition: in
         shift = torch.zeros_like(rate, requires_grad=True)
         for _ in range(steps):
             e_RW = list(base)
-            e_RW[definition] = base[definition] + shift
+            e_RW[definition] = shifted(base[definition], shift)
             arguments = (z_RO.detach() if direct else z_RO, network.beside(e_RW))
             if direct:
                 logit_R = torch.func.functional_call(network.global_block, frozen, arguments)
@@ -93,7 +98,8 @@ def reference_logit(network: Network, support: Rows, query: Rows, shifts: list[d
             task = int(task_of[0])
             if task in known:
                 past = as_one_task(support.where(task_of[1] == task))
-                embeddings[definition] = own_embedding(network, as_one_task(row), definition, past) + known[task]
+                own_RW = own_embedding(network, as_one_task(row), definition, past)
+                embeddings[definition] = shifted(own_RW, known[task])
         logits.append(network.global_block(network.encode_other(row), network.beside(embeddings)))
     return torch.cat(logits)
 
@@ -113,8 +119,13 @@ def ours(support: Rows, query: Rows, steps: int, mode: GlobalGradient, by_autogr
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"item_product": False, "adapted_bias": False, "global_hidden": (9,)}, {"meta_block": "transformer"}],
-    ids=["whole", "plain", "transformer"],
+    [
+        {},
+        {"item_product": False, "adapted_bias": False, "global_hidden": (9,)},
+        {"meta_block": "transformer"},
+        {"base": "frozen"},
+    ],
+    ids=["whole", "plain", "transformer", "frozen"],
 )
 def test_gradients_equal_a_loop_over_tasks(
     make_network: MakeNetwork, changes: dict[str, object], steps: int, mode: GlobalGradient, shape: str
@@ -122,8 +133,10 @@ def test_gradients_equal_a_loop_over_tasks(
     network = make_network(**BOTH, **changes)
     support, query = split(batch_of(shape))
     expected = gradients(network, partial(reference_loss, support, query, steps, mode))
-    # Both meta blocks learn through the inner loop and beside it.
-    assert all(bool(expected[name].abs().max() > 1e-6) for name in network.adapted_parameters())
+    # Both inner loops are learned through, and both meta blocks learn beside them unless they are frozen.
+    assert all(bool(expected[f"log_rate.{name}"].abs().max() > 1e-6) for name in network.log_rate)
+    learned = [name for name in network.adapted_parameters() if network.get_parameter(name).requires_grad]
+    assert all(bool(expected[name].abs().max() > 1e-6) for name in learned)
     for by_autograd in (False, True):
         found = gradients(network, partial(ours, support, query, steps, mode, by_autograd))
         for name, value in expected.items():

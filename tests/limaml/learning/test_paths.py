@@ -51,6 +51,11 @@ def ours(support: Rows, query: Rows, steps: int, mode: GlobalGradient, by_autogr
         {"adapted": "network"},
         {"adapted": "embedding", "meta_block": "transformer"},
         {"adapted": "meta_block", "meta_block": "transformer"},
+        {"adapted": "embedding", "base": "frozen", "bias_step": "newton"},
+        {"adapted": "embedding", "base": "frozen", "bias_gate": False, "meta_block": "transformer"},
+        {"adapted": "embedding", "base": "frozen", "adapted_bias": False, "item_product": False},
+        {"adapted": "embedding", "base": "frozen", "bias_step": "newton", "meta_block": "deep_sets"},
+        {"adapted": "meta_block", "meta_block": "deep_sets"},
     ],
     ids=[
         "block",
@@ -63,6 +68,11 @@ def ours(support: Rows, query: Rows, steps: int, mode: GlobalGradient, by_autogr
         "network",
         "transformer_shift",
         "transformer",
+        "frozen",
+        "frozen_transformer",
+        "frozen_plain",
+        "frozen_deep_sets",
+        "deep_sets",
     ],
 )
 @pytest.mark.parametrize("lengths", [RAGGED, EVEN], ids=["ragged", "even"])

@@ -1,8 +1,9 @@
-"""What a transformer meta block sees of a task, and when."""
+"""What a meta block that looks back, a transformer or deep sets, sees of a task, and when."""
 
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 
 from limaml.learning.adaptation import embed, served_logit
@@ -13,13 +14,17 @@ from tests.limaml.learning.conftest import random_batch, split
 MakeNetwork = Callable[..., Network]
 LENGTHS, SUPPORT = [9, 4, 2, 6], [6, 2, 0, 4]
 
+pytestmark = pytest.mark.parametrize("meta_block", ["transformer", "deep_sets"])
+
 
 def embeddings(network: Network, rows: Rows, support: Rows) -> torch.Tensor:
     return network.meta_block(network.encode(rows)[0], None, rows, network.history(support)).detach()
 
 
-def test_a_sample_sees_the_samples_before_it_and_a_query_row_all_of_them(make_network: MakeNetwork) -> None:
-    network = make_network(meta_block="transformer")
+def test_a_sample_sees_the_samples_before_it_and_a_query_row_all_of_them(
+    make_network: MakeNetwork, meta_block: str
+) -> None:
+    network = make_network(meta_block=meta_block)
     batch = random_batch(LENGTHS, SUPPORT)
     support, query = split(batch)
     of_support, of_query = embeddings(network, support, support), embeddings(network, query, support)
@@ -34,8 +39,8 @@ def test_a_sample_sees_the_samples_before_it_and_a_query_row_all_of_them(make_ne
         assert torch.equal((now_query != of_query).any(1), query.task_R == support.task_R[row])
 
 
-def test_without_samples_only_the_mlp_speaks(make_network: MakeNetwork) -> None:
-    network = make_network(meta_block="transformer")
+def test_without_samples_only_the_mlp_speaks(make_network: MakeNetwork, meta_block: str) -> None:
+    network = make_network(meta_block=meta_block)
     support, query = split(random_batch(LENGTHS, SUPPORT))
     plain = network.meta_block(network.encode(query)[0]).detach()
     with_history = embeddings(network, query, support)
@@ -47,8 +52,8 @@ def test_without_samples_only_the_mlp_speaks(make_network: MakeNetwork) -> None:
     torch.testing.assert_close(of_support[first], network.meta_block(network.encode(support)[0]).detach()[first])
 
 
-def test_what_is_stored_looks_back_on_every_sample(make_network: MakeNetwork) -> None:
-    network = make_network(meta_block="transformer", adapted="embedding")
+def test_what_is_stored_looks_back_on_every_sample(make_network: MakeNetwork, meta_block: str) -> None:
+    network = make_network(meta_block=meta_block, adapted="embedding")
     support, _ = split(random_batch([6, 3], [6, 3]))
     stored = embed(network, support, 0)
     support.label_R[-1] = 1 - support.label_R[-1]
@@ -56,8 +61,8 @@ def test_what_is_stored_looks_back_on_every_sample(make_network: MakeNetwork) ->
     assert changed.tolist() == [False, True]
 
 
-def test_company_and_padding_change_nothing(make_network: MakeNetwork) -> None:
-    network = make_network(meta_block="transformer", adapted="embedding")
+def test_company_and_padding_change_nothing(make_network: MakeNetwork, meta_block: str) -> None:
+    network = make_network(meta_block=meta_block, adapted="embedding")
     batch = random_batch(LENGTHS, SUPPORT)
     support, query = split(batch)
     together = served_logit(network, support, query, 2)
@@ -67,8 +72,8 @@ def test_company_and_padding_change_nothing(make_network: MakeNetwork) -> None:
     torch.testing.assert_close(apart, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_not_a_number_stays_inside_its_task(make_network: MakeNetwork) -> None:
-    network = make_network(meta_block="transformer", adapted="embedding")
+def test_not_a_number_stays_inside_its_task(make_network: MakeNetwork, meta_block: str) -> None:
+    network = make_network(meta_block=meta_block, adapted="embedding")
     support, query = split(random_batch(LENGTHS, SUPPORT))
     clean = served_logit(network, support, query, 2)
     support.label_R[support.task_R == 1] = torch.nan

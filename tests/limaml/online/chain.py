@@ -72,7 +72,7 @@ def write_model(folder: Path, version: str, application: Application, rows: pa.T
     networks = {}
     for algorithm in ("limaml", "vanilla"):
         torch.manual_seed(int(generator.integers(1 << 31)))
-        networks[algorithm] = Network(network_spec(application), *statistics).eval()
+        networks[algorithm] = Network(network_spec(application, algorithm), *statistics).eval()
         with torch.no_grad():
             for parameter in networks[algorithm].meta_block.parameters():
                 parameter.mul_(scale)

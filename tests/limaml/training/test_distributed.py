@@ -72,24 +72,30 @@ def loss_of_one_process(network: Network, application: Application, algorithm: A
     support: Rows = rows.where(~is_query & torch.cat(keep)[rows.task_R])
     return limaml_loss(
         network, support, rows.where(is_query), settings.inner_steps, settings.global_gradient,
-        settings.unadapted_loss_weight, rows, settings.meta_gradient,
+        settings.unadapted_weight, rows, settings.meta_gradient,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "adapted", "world", "tasks_per_batch"),
+    ("algorithm", "adapted", "base", "world", "tasks_per_batch"),
     [
-        pytest.param("limaml", "embedding", 2, 16, id="two processes"),
-        pytest.param("limaml", "meta_block", 2, 16, id="two processes, meta block"),
-        pytest.param("vanilla", "embedding", 2, 16, id="two processes, vanilla"),
-        pytest.param("limaml", "embedding", 3, 2, id="three processes, one without tasks in the last step"),
+        pytest.param("limaml", "embedding", "joint", 2, 16, id="two processes"),
+        pytest.param("limaml", "meta_block", "joint", 2, 16, id="two processes, meta block"),
+        pytest.param("limaml", "embedding", "frozen", 2, 16, id="two processes, frozen base"),
+        pytest.param("vanilla", "embedding", "joint", 2, 16, id="two processes, vanilla"),
+        pytest.param("limaml", "embedding", "joint", 3, 2, id="three processes, one without tasks in the last step"),
     ],
 )
 def test_every_step_has_the_loss_and_gradients_of_one_process_on_all_batches(
-    sets: TaskSets, tmp_path: Path, algorithm: Algorithm, adapted: str, world: int, tasks_per_batch: int
+    sets: TaskSets, tmp_path: Path, algorithm: Algorithm, adapted: str, base: str, world: int, tasks_per_batch: int
 ) -> None:
     application = changed(
-        adapted, tasks_per_batch=tasks_per_batch, support_drop=DROP, global_learning_rate=1e-30, gradient_clip=1e9
+        adapted,
+        base=base,
+        tasks_per_batch=tasks_per_batch,
+        support_drop=DROP,
+        global_learning_rate=1e-30,
+        gradient_clip=1e9,
     )
     assert together(world, gradients_of_an_epoch, sets, application, algorithm, tmp_path) == [0] * world
     steps = batches_of(sets, application, world)

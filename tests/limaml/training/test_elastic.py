@@ -50,13 +50,15 @@ def hidden(root: str) -> list[str]:
     return [name for name in found if "/." in name]
 
 
+@pytest.mark.parametrize("base", ["joint", "frozen"])
 def test_after_a_kill_all_go_on_from_the_bucket_s_checkpoint_to_the_same_bits(
-    sets: TaskSets, tmp_path: Path, s3: str
+    sets: TaskSets, tmp_path: Path, s3: str, base: str
 ) -> None:
+    application = changed(base=base)
     root, whole, tracking = f"{s3}/model", f"{tmp_path}/whole", f"sqlite:///{tmp_path}/mlflow.db"
     registry = Registry(tracking, APPLICATION.name)
     # Killed in the second algorithm's second epoch: one network is finished, of the other a better one is kept.
-    codes = together(2, train_together, sets, changed(), root, tracking, 3 * STEPS + STEPS + 3)
+    codes = together(2, train_together, sets, application, root, tracking, 3 * STEPS + STEPS + 3)
     assert codes[1] == -signal.SIGKILL
     assert codes[0], "the first process ended well without its peer"
     assert storage.list_directories(root) == []
@@ -64,15 +66,15 @@ def test_after_a_kill_all_go_on_from_the_bucket_s_checkpoint_to_the_same_bits(
     position = parse_checkpoint(read_checkpoint(root + name), root + name)[1]
     assert (position["epoch"], position["batch"], position["processes"]) == (1, 2, 2)
 
-    assert together(2, train_together, sets, changed(), root, tracking) == [0, 0]
+    assert together(2, train_together, sets, application, root, tracking) == [0, 0]
     assert hidden(root) == []
-    assert together(2, train_together, sets, changed(), whole, tracking) == [0, 0]
+    assert together(2, train_together, sets, application, whole, tracking) == [0, 0]
     for file in ("theta.safetensors", "vanilla.safetensors"):
         ours, expected = (load(storage.read_bytes(storage.join(model(place), file))) for place in (root, whole))
         assert {key: value.tolist() for key, value in ours.items()} == {k: v.tolist() for k, v in expected.items()}
 
     # Once more: nothing is trained, which every process is told. One process logged the run, once.
-    assert together(2, train_together, sets, changed(), root, tracking, 1) == [0, 0]
+    assert together(2, train_together, sets, application, root, tracking, 1) == [0, 0]
     version = read_manifest(model(root)).details["model_version"]
     (run,) = registry.client.search_runs([registry.experiment_id], f"params.model_version = '{version}'")
     assert run.data.params["processes"] == "2"
