@@ -76,6 +76,8 @@ def write_model(folder: Path, version: str, application: Application, rows: pa.T
         with torch.no_grad():
             for parameter in networks[algorithm].meta_block.parameters():
                 parameter.mul_(scale)
+    if networks["limaml"].spec.base == "frozen":
+        networks["limaml"].stand_on(networks["vanilla"])
     stage = Stage("model", str(folder / version), application, ("network",), {"version": version, "scale": scale})
 
     def build(directory: Path) -> Manifest:

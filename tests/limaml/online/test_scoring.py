@@ -24,7 +24,7 @@ from limaml.online.store import open_store
 from limaml.schema import task_id
 from limaml.storage import local_path
 from tests.conftest import SMALL
-from tests.limaml.online.chain import AS_OF, Chain, group, write_model
+from tests.limaml.online.chain import AS_OF, Chain, build_chain, group, write_model
 from tests.limaml.online.conftest import Files
 from tests.limaml.online.served import Served
 
@@ -289,3 +289,16 @@ def test_a_meta_feature_that_is_the_key_alone_describes_nobody(tmp_path: Path, c
     assert scorer.score_table(rows, NOW).reason.tolist() == ["fresh", "default"]
     described = rows.append_column("member_x0", pa.array([0.1, 0.2]))
     assert scorer.score_table(described, NOW).reason.tolist() == ["fresh", "zero_shot"]
+
+
+def test_on_a_frozen_base_whoever_has_no_embedding_is_served_as_by_vanilla(tmp_path: Path) -> None:
+    changes = {"network": SMALL["network"] | {"meta_block": "deep_sets"}, "training": {"base": "frozen"}}
+    served = Served(build_chain(tmp_path / "chain", parse_application(SMALL | changes, "tests")), tmp_path)
+    table = served.candidates()
+    probability = Scorer.open(served.url, served.application).score_table(table, NOW).probability
+    expected = expected_scores(served, table, served.embeddings, served.chain.model)
+    np.testing.assert_allclose(probability, expected, rtol=1e-5)
+    vanilla = BaselineScorer.open(served.chain.model, served.application).score_table(table, NOW).probability
+    cold = table["member_id"].to_numpy() >= 50
+    np.testing.assert_allclose(probability[cold], vanilla[cold], rtol=1e-6)
+    assert np.abs(probability - vanilla)[~cold].max() > 1e-3
