@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from limaml.learning.blocks import GlobalBlock
 from limaml.learning.network import Network
 from limaml.learning.rows import Rows
 
@@ -94,10 +95,11 @@ def plain_vanilla_loss(network: Network, rows: Rows) -> Tensor:
     x_RM, z_RO = network.encode(rows)
     for i, layer in enumerate(network.meta_block.layers):
         x_RM = layer(F.relu(x_RM) if i else x_RM)
-    h = torch.cat([z_RO, x_RM], 1)
-    for layer in network.global_block.hidden:
+    block, h = network.global_block, torch.cat([z_RO, x_RM], 1)
+    assert isinstance(block, GlobalBlock), "vanilla has no personal part"
+    for layer in block.hidden:
         h = F.relu(layer(h))
-    return F.binary_cross_entropy_with_logits(network.global_block.out(h).squeeze(1), rows.label_R)
+    return F.binary_cross_entropy_with_logits(block.out(h).squeeze(1), rows.label_R)
 
 
 def vmap_loss(network: Network, support: Rows, query: Rows, rate: float) -> Tensor:
