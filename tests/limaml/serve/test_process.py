@@ -17,7 +17,9 @@ import urllib3
 import yaml
 from fastapi import FastAPI
 
+from limaml.errors import ConfigError
 from limaml.online.store import open_store
+from limaml.serve.server import serve
 from tests.conftest import SMALL
 from tests.limaml.online.served import Served
 from tests.limaml.serve.conftest import Client, lines, request_of, running, until, with_serve
@@ -137,18 +139,15 @@ def test_workers_share_a_port_and_add_up_their_metrics(fresh: Served, tmp_path: 
         assert time.monotonic() - started < 20
 
 
-def test_what_can_not_start_says_why(served: Served, tmp_path: Path) -> None:
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(SMALL | {"store": {"url": served.url}, "serve": {"token_variable": "NO_SUCH"}}))
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "serve", "--app", str(path)]
-    command += ["--workspace", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (ended.returncode, "variable NO_SUCH is not set" in ended.stderr) == (2, True)
-    path.write_text(yaml.safe_dump(SMALL | {"store": {"url": served.url}}))
+def test_what_can_not_start_says_why(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH", raising=False)
+    asked = with_serve(served.application, token_variable="NO_SUCH")
+    with pytest.raises(ConfigError, match="variable NO_SUCH is not set"):
+        serve(asked, served.url, "127.0.0.1", 0, 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        ended = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=120, check=False)
-    assert (ended.returncode, f"can't listen on 127.0.0.1 port {port}" in ended.stderr) == (2, True)
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"can't listen on 127.0.0.1 port {port}"):
+            serve(served.application, served.url, "127.0.0.1", port, 1)
 
 
 def test_an_internal_error_is_logged_by_its_place(
