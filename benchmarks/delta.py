@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +105,7 @@ def run(members: int = 20_000, days: int = 10) -> dict[str, Any]:
             full, delta = str(root / f"full-{as_of}"), str(root / f"delta-{as_of}")
             made = {}
             for uri, previous in ((full, ""), (delta, before)):
-                made[uri] = timed(lambda u=uri, p=previous: generate_embeddings(model, tasks, u, application, as_of, p))
+                made[uri] = timed(partial(generate_embeddings, model, tasks, uri, application, as_of, previous))
             pushed = {uri: _published(root, uri, application, as_of, first=not before) for uri in (full, delta)}
             if before:
                 details = made[delta][1].details
