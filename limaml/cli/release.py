@@ -18,6 +18,7 @@ Decision = Annotated[
     str, typer.Option("--decision", help="The gate's decision on this pair; without it, a refresh of the same model.")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for whoever meets the hold.")]
+To = Annotated[int | None, typer.Option("--to", help="Number of the release to return to; by default, the one before.")]
 Off = Annotated[bool, typer.Option("--off", help="End the hold.")]
 
 
@@ -85,12 +86,12 @@ def list_releases(app: App, workspace: WorkspaceUri, as_json: Json = False) -> N
         )
 
 
-def rollback(app: App, workspace: WorkspaceUri, reason: Reason = "", as_json: Json = False) -> None:
+def rollback(app: App, workspace: WorkspaceUri, reason: Reason = "", to: To = None, as_json: Json = False) -> None:
     """Return to the release before the current one, model and embeddings at once, and hold it."""
     from limaml.online.release import rollback as roll_back
 
     store, _ = _store(app, workspace)
-    emit(_describe(roll_back(store, reason)), as_json)
+    emit(_describe(roll_back(store, reason, to)), as_json)
 
 
 def hold(app: App, workspace: WorkspaceUri, reason: Reason = "", off: Off = False, as_json: Json = False) -> None:

@@ -87,21 +87,27 @@ def current(store_url: str, application: Application) -> Release:
     return release
 
 
-def rollback(store: Store, reason: str = "") -> Release:
+def rollback(store: Store, reason: str = "", to: int | None = None) -> Release:
     """Return to the release before the current one, model and embeddings at once; again, and it goes further back.
 
-    The release is held from then on, so that the next scheduled publish does not undo it.
+    The release is held from then on, so that the next scheduled publish does not undo it. With the number of a release,
+    return to that one's pair, also where it is one that was rolled back by mistake; where it is current, do nothing.
 
     Raises:
-        StoreError: there is no earlier release, or its generation is gone.
+        StoreError: there is no such release, or its generation is gone.
         ReleaseConflict: another release was made meanwhile.
     """
     serving = store.current()
     if serving is None:
         raise StoreError(f"{store.url}: nothing was published yet, so there is nothing to roll back")
-    target = next((each for each in store.releases() if each.number == serving.previous), None)
+    wanted = serving.previous if to is None else to
+    target = next((each for each in store.releases() if each.number == wanted), None)
     if target is None:
-        raise StoreError(f"{store.url}: release {serving.number} has no release before it to roll back to")
+        missing = f"release {serving.number} has no release before it" if to is None else f"there is no release {to}"
+        raise StoreError(f"{store.url}: {missing} to roll back to; look at `limaml release list`")
+    if to is not None and target.generation == serving.generation:
+        log.info("rollback: release %d already is %s", serving.number, serving.generation)
+        return serving
     if store.sealed(target.generation) is None:
         raise StoreError(
             f"{store.url}: generation {target.generation} of release {target.number} was collected; "

@@ -135,6 +135,22 @@ def test_a_rollback_holds_until_somebody_ends_it(files: Files, store_url: str, a
     assert rollback(store).held == "rolled back from release 6"
 
 
+def test_a_mistaken_rollback_is_undone_by_number(files: Files, store_url: str) -> None:
+    application = keeping(keep_generations=3, keep_days=7)
+    made = [files.embeddings(AS_OF + timedelta(days=day)) for day in range(3)]
+    released = [publish(each, store_url, application, files.decision(each)) for each in made]
+    store = open_store(store_url, "small")
+    back = rollback(store, to=1)
+    assert (back.number, back.generation, back.previous) == (4, released[0].generation, None)
+    again = rollback(store, "all was well", to=3)
+    assert (again.number, again.generation, again.previous) == (5, released[2].generation, 2)
+    assert again.held == "all was well"
+    assert rollback(store, to=3) == again
+    with pytest.raises(StoreError, match="there is no release 9 to roll back to"):
+        rollback(store, to=9)
+    assert rollback(store).generation == released[1].generation
+
+
 def test_a_delta_of_a_rolled_back_release_lies_on_what_serves(
     files: Files, store_url: str, application: Application
 ) -> None:
