@@ -7,7 +7,6 @@ samples and the embeddings of one shard, twice where some are carried over from 
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -27,7 +26,6 @@ from limaml.data.shards import open_shard, row_groups, support_parts
 from limaml.data.tasks import TaskSet
 from limaml.errors import ConfigError, DataError
 from limaml.learning.buffers import keep_freed_memory
-from limaml.learning.precision import fast_products
 from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest
 from limaml.model import Model, load_model
 from limaml.online.previous import Previous, PreviousShard
@@ -216,10 +214,7 @@ class _Job:
     def _vectors(self, support: TaskBatch) -> np.ndarray:
         """[T, W] embeddings of a batch's tasks."""
         options = self.application.embeddings
-        # Where lengths differ, so do the shapes of batches, and each new shape costs the faster products a new kernel.
-        same_length = int(support.lengths.min()) == int(support.lengths.max())
-        with fast_products(self.network.device) if same_length else nullcontext():
-            vectors = self.network.embed(support, options.finetune_steps, options.pooling, self.definition)
+        vectors = self.network.embed(support, options.finetune_steps, options.pooling, self.definition)
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             raise DataError(
