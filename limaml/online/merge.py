@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +70,15 @@ def merged(uris: Sequence[str], rows: int) -> Iterator[pa.Table]:
                 return
     except pa.ArrowInvalid as error:
         raise DataError(f"embeddings can't be read: {error}; run the stage that writes them again") from error
+
+
+def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same tables, each made by another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def sample(uris: Sequence[str], rows: int) -> pa.Table:

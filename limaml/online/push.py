@@ -18,7 +18,7 @@ from limaml.data.embedding_files import shard_entries
 from limaml.errors import DataError, StoreError
 from limaml.failpoints import failpoint
 from limaml.manifest import Manifest, file_uri, fingerprint
-from limaml.online.merge import merged
+from limaml.online.merge import ahead, merged
 from limaml.online.overlay import chain
 from limaml.online.records import TOMBSTONE, encode, encode_key
 from limaml.online.store import Generation, Release, Store
@@ -143,7 +143,7 @@ def _chunks(
     keys: list[bytes] = []
     values: list[bytes] = []
     placed = 0
-    for table in merged(uris, plan.buffer_rows):
+    for table in ahead(merged(uris, plan.buffer_rows)):
         _check_model(table, plan)
         last = encode_key(table[TASK_ID][-1].as_py())
         if plan.base:

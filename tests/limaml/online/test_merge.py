@@ -1,5 +1,6 @@
 """Streaming merge of shards against sorting everything in memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from limaml.config import Application
 from limaml.errors import DataError, StorageError
-from limaml.online.merge import merged, sample
+from limaml.online.merge import ahead, merged, sample
 from limaml.storage import local_path
 from tests.limaml.online.conftest import Files
 
@@ -69,3 +70,23 @@ def test_shards_out_of_order_are_refused(
     embeddings = files.embeddings()
     with pytest.raises(DataError, match="not ordered by task"):
         release.publish(embeddings, f"lmdb://{tmp_path}/store", application, files.decision(embeddings))
+
+
+def test_made_ahead_they_are_the_same_tables_and_the_same_errors() -> None:
+    made: list[int] = []
+
+    def tables(broken: bool) -> Iterator[pa.Table]:
+        for number in range(5):
+            made.append(number)
+            yield pa.table({"number": [number]})
+        if broken:
+            raise DataError("the sixth")
+
+    found = ahead(tables(broken=True))
+    assert next(found)["number"].to_pylist() == [0]
+    assert made[:1] == [0]
+    assert len(made) <= 3
+    assert [next(found)["number"][0].as_py() for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.raises(DataError, match="the sixth"):
+        next(found)
+    assert [table["number"][0].as_py() for table in ahead(tables(broken=False))] == list(range(5))
