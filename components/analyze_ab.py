@@ -17,6 +17,8 @@ def analyze_ab(
     manifest: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    outcomes: str = "",
+    test: str = "",
 ) -> str:
     """Check the split, then compare the arms' CTR and weekly active users in every cohort.
 
@@ -28,6 +30,8 @@ def analyze_ab(
         signups: URI of the sign-ups.
         start: First logical day of the test.
         end: The day after its last.
+        outcomes: URI of what was shown and clicked, for a log of the scorer service; empty where exposures say it.
+        test: Name of the application's test; empty for the first.
 
     Returns:
         URI of the report.
@@ -47,8 +51,8 @@ def analyze_ab(
             end=date.fromisoformat(end),
             utc_offset_hours=app.windows.utc_offset_hours,
         )
-        output = Workspace(workspace, app.name).experiment(window)
-        analyzed = analyze(exposures, visits, signups, output, app, window)
+        output = Workspace(workspace, app.name).experiment(window, test)
+        analyzed = analyze(exposures, visits, signups, output, app, window, outcomes, test)
         save(analyzed, output, manifest)
         save_page(output, report)
         log_figures(analyzed.counts, metrics)

@@ -54,9 +54,9 @@ class Workspace:
         """Exposures, visits and sign-ups of a played A/B test."""
         return self._path("traffic", window.name)
 
-    def experiment(self, window: Window) -> str:
-        """An A/B test's report."""
-        return self._path("experiment", window.name)
+    def experiment(self, window: Window, test: str = "") -> str:
+        """An A/B test's report; of the application's first test unless another one is named."""
+        return self._path("experiment", window.name + (f"_{test}" if test else ""))
 
     def run(self, as_of: date, kind: str) -> str:
         """Final states and summaries of runs."""

@@ -7,7 +7,17 @@ from pipelines.naming import step
 
 
 @dsl.pipeline(name="limaml-ab-report", display_name="LiMAML: A/B report by cohort")
-def ab_report(application: str, workspace: str, exposures: str, visits: str, signups: str, start: str, end: str):
+def ab_report(
+    application: str,
+    workspace: str,
+    exposures: str,
+    visits: str,
+    signups: str,
+    start: str,
+    end: str,
+    outcomes: str = "",
+    test: str = "",
+):
     """Compare the arms of an A/B test: CTR and weekly active users, by cohort, with the split check on top.
 
     Args:
@@ -18,6 +28,8 @@ def ab_report(application: str, workspace: str, exposures: str, visits: str, sig
         signups: URI of the sign-ups.
         start: First logical day of the test.
         end: The day after its last.
+        outcomes: URI of what was shown and clicked, for a log of the scorer service; empty where exposures say it.
+        test: Name of the application's test; empty for the first.
     """
     step(
         analyze_ab,
@@ -29,4 +41,6 @@ def ab_report(application: str, workspace: str, exposures: str, visits: str, sig
         signups=signups,
         start=start,
         end=end,
+        outcomes=outcomes,
+        test=test,
     )

@@ -91,6 +91,8 @@ def ab_report(
     signups: Log,
     start: Day,
     end: Day,
+    outcomes: Annotated[str, typer.Option(help="URI of what was shown and clicked, for a scorer's exposures.")] = "",
+    test: Annotated[str, typer.Option(help="Name of one of the application's tests; default: the first.")] = "",
     as_json: Json = False,
 ) -> None:
     """Compare the arms of an A/B test over the days [start, end): CTR and weekly active users by cohort."""
@@ -98,7 +100,8 @@ def ab_report(
     from pipelines.run import run_ab_report
 
     application = load_application(app)
-    _finish(run_ab_report(application, workspace, exposures, visits, signups, start.date(), end.date()), as_json)
+    days = (start.date(), end.date())
+    _finish(run_ab_report(application, workspace, exposures, visits, signups, *days, outcomes, test), as_json)
 
 
 def reproduce(

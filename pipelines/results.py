@@ -40,7 +40,7 @@ def of_refresh(
     return result
 
 
-def of_ab_report(window: Window, place: Workspace, manifests: dict[str, Manifest]) -> dict[str, Any]:
+def of_ab_report(window: Window, test: str, place: Workspace, manifests: dict[str, Manifest]) -> dict[str, Any]:
     """Conclusions of an A/B test."""
     report = manifests.get("analyze-ab")
     if report is None:
@@ -49,7 +49,7 @@ def of_ab_report(window: Window, place: Workspace, manifests: dict[str, Manifest
         "conclusions": report.details["conclusions"],
         "split": report.details["split"],
         "comparisons": report.details["comparisons"],
-        "pages": pages(place.experiment(window)),
+        "pages": pages(place.experiment(window, test)),
     }
 
 

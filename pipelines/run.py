@@ -50,9 +50,17 @@ def run_refresh(application: Application, workspace: str, data: str, run_date: d
 
 
 def run_ab_report(
-    application: Application, workspace: str, exposures: str, visits: str, signups: str, start: date, end: date
+    application: Application,
+    workspace: str,
+    exposures: str,
+    visits: str,
+    signups: str,
+    start: date,
+    end: date,
+    outcomes: str = "",
+    test: str = "",
 ) -> Finished:
-    """Analyze an A/B test over the logical days [start, end).
+    """Analyze an A/B test over the logical days [start, end); see `limaml.experiment.analysis.analyze`.
 
     Raises:
         ConfigError, LeaseHeld: before the first step; what ends a step is in the result.
@@ -65,9 +73,11 @@ def run_ab_report(
         "signups": storage.normalize(signups),
         "start": start.isoformat(),
         "end": end.isoformat(),
+        "outcomes": storage.normalize(outcomes) if outcomes else "",
+        "test": test,
     }
     window = Window(start=start, end=end, utc_offset_hours=application.windows.utc_offset_hours)
-    return _run("ab_report", application, workspace, end, arguments, partial(results.of_ab_report, window))
+    return _run("ab_report", application, workspace, end, arguments, partial(results.of_ab_report, window, test))
 
 
 def _run_dated(

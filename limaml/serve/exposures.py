@@ -52,7 +52,7 @@ class ExposureLog:
         self._rows = ExposureRows(application)
         self._report = report
         offset = application.windows.utc_offset_hours
-        self._spool = Spool(_spool_folder(application), self._options.url, offset, report)
+        self._spool = Spool(spool_folder(application), self._options.url, offset, report)
         self._queue: Queue[Exposure] = Queue(self._options.queue_requests)
         self._ending = threading.Event()
         self._said = -_SAY_SECONDS
@@ -128,7 +128,12 @@ class ExposureLog:
             self._spool.put(journal.path)
 
 
-def _spool_folder(application: Application) -> Path:
+def spool_folder(application: Application) -> Path:
+    """Where answers wait for the log.
+
+    Raises:
+        ConfigError: there is no local place for them.
+    """
     options = application.experiment.exposures
     if options.spool:
         return storage.local_path(options.spool)

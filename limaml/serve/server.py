@@ -21,6 +21,7 @@ from limaml.errors import ConfigError
 from limaml.online.store import open_store
 from limaml.serve import logs
 from limaml.serve.app import create_app
+from limaml.serve.exposures import spool_folder
 from limaml.serve.guard import token_of
 from limaml.serve.service import Service
 
@@ -71,10 +72,13 @@ def serve(application: Application, store_url: str, host: str, port: int, worker
     """Serve until told to end.
 
     Raises:
-        ConfigError: the address can't be bound, the store's URL is of no known kind, or the bearer token is not set.
+        ConfigError: the address can't be bound, the store's URL is of no known kind, the bearer token is not set, or
+            exposures have no local place to wait in.
     """
     token_of(application)
     open_store(store_url, application.name)
+    if application.experiment.exposures.url:
+        spool_folder(application)
     config = uvicorn.Config(
         _Factory(application.model_dump_json(), store_url),
         factory=True,
