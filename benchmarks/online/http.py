@@ -84,6 +84,7 @@ def compare(folder: Path, rounds: int) -> dict[str, Any]:
         ports = {name: port for name, (port, _) in servers.items()}
         for candidates in CANDIDATES:
             sent = requests(candidates)
+            asyncio.run(in_turn(ports, dict.fromkeys(ports, sent), len(sent)))
             before = {name: _cpu(process) for name, (_, process) in servers.items()}
             latency = asyncio.run(in_turn(ports, dict.fromkeys(ports, sent), rounds))
             cpu = {name: (_cpu(process) - before[name]) / rounds for name, (_, process) in servers.items()}

@@ -154,5 +154,4 @@ async def in_turn(
             latencies[name].append(time.perf_counter() - started)
     for connection in connections.values():
         connection.close()
-    # The first ones met cold caches and unspecialized code.
-    return {name: np.array(each[rounds // 10 :]) for name, each in latencies.items()}
+    return {name: np.array(each) for name, each in latencies.items()}

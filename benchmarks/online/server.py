@@ -18,7 +18,7 @@ from benchmarks.online import world
 from benchmarks.reporting import single_thread
 from limaml.data.features import category_code
 from limaml.online.scoring import Pinned
-from limaml.online.store import open_store
+from limaml.serve import logs
 from limaml.serve.app import create_app
 
 
@@ -34,13 +34,13 @@ def without(folder: Path) -> FastAPI:
 def with_embeddings(folder: Path) -> FastAPI:
     """The service; it doesn't look for newer releases meanwhile."""
     application = world.application(poll_seconds=3600.0, maximum_in_flight=10_000)
-    return create_app(open_store(f"lmdb://{folder}/store", application.name), application)
+    return create_app(world.open_of(folder, application), application)
 
 
 def bare(folder: Path) -> FastAPI:
     """One handler."""
     application = world.application()
-    pinned: Pinned = world.pinned(open_store(f"lmdb://{folder}/store", application.name), application)
+    pinned: Pinned = world.pinned(world.open_of(folder, application), application)
     numeric = [each.name for each in application.features.other if each.kind == "numeric"]
     categorical = [each.name for each in application.features.other if each.kind == "categorical"]
     app = FastAPI()
@@ -67,6 +67,7 @@ def bare(folder: Path) -> FastAPI:
 
 if __name__ == "__main__":
     single_thread()
+    logs.configure()
     made = {"with": with_embeddings, "without": without, "bare": bare}[sys.argv[2]](Path(sys.argv[1]))
     config = uvicorn.Config(made, port=int(sys.argv[3]), log_level="warning", access_log=False)
     uvicorn.Server(config).run()

@@ -17,6 +17,7 @@ from limaml.manifest import Manifest
 from limaml.model import Model, load_model, network_spec, save_model
 from limaml.online.records import value_dtype
 from limaml.online.requests import Candidates
+from limaml.online.runtime import load_runtime
 from limaml.online.scoring import FRESH, Pinned, Scores, pin
 from limaml.online.store import Generation, Release, Store, open_store
 from limaml.schema import EMBEDDING, SAMPLES
@@ -115,11 +116,16 @@ def release_of(app: Application, model: Model, uri: str, sealed: Generation, num
 
 def build(folder: Path, app: Application, tasks: int = TASKS) -> Store:
     """An LMDB store with one release."""
-    store = open_store(f"lmdb://{folder}/store", app.name)
+    store = open_of(folder, app)
     model = write_model(folder, app)
     sealed = write_generation(store, app, model, f"{date.today():%Y%m%d}-benchmark", tasks)
     store.flip(release_of(app, model, str(folder / "model"), sealed, 1))
     return store
+
+
+def open_of(folder: Path, app: Application) -> Store:
+    """The store that `build` filled."""
+    return open_store(f"lmdb://{folder}/store", app.name)
 
 
 def request(app: Application, member: int, candidates: int) -> dict[str, Any]:
@@ -165,6 +171,4 @@ class WithoutEmbeddings(Pinned):
 
 def pinned(store: Store, app: Application) -> Pinned:
     """The current release, on the runtime that the service would choose."""
-    from limaml.online.runtime import load_runtime
-
     return pin(store, app, None, load_runtime)

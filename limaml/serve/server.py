@@ -89,8 +89,8 @@ def serve(application: Application, store_url: str, host: str, port: int, worker
         timeout_graceful_shutdown=FINISH_SECONDS,
         timeout_worker_healthcheck=START_SECONDS,
     )
-    logs.configure()
     with _listen(host, port) as listener:
+        logs.configure()
         logs.logger().info("listening", host=host, port=listener.getsockname()[1], workers=workers)
         if workers == 1:
             uvicorn.Server(config).run(sockets=[listener])

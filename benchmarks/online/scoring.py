@@ -1,0 +1,167 @@
+"""Scoring in process: what embeddings cost a request from its bytes to its answer's, and where the time goes.
+
+    python -m benchmarks.online.scoring [--quick] [--json]
+
+One thread, its CPU time, which leaves out what other processes took. `pclick_user`'s features (8 of the member, 15 of
+the item) and default network, an LMDB store of 100,000 members. `without` has a constant in the place of embeddings.
+
+- `in_process`: per number of candidates, microseconds of a whole request through the service without its sockets, with
+  and without embeddings in turn, and their ratios; `steps` are its parts, with embeddings.
+- `engines_us`: the network alone on each engine.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import FastAPI
+
+from benchmarks.online import world
+from benchmarks.online.server import with_embeddings, without
+from benchmarks.reporting import emit, show, single_thread
+from limaml.online.columns import Encoder
+from limaml.online.runtime import PROBE_ROWS, TorchRuntime, seconds_of
+from limaml.serve import logs, plain
+from limaml.serve.service import Answer
+
+CANDIDATES = (1, 50)
+_REQUESTS = 500
+
+
+async def ask(app: FastAPI, body: bytes) -> None:
+    """One request through the service, without a socket."""
+    headers = [(b"host", b"benchmark"), (b"content-length", str(len(body)).encode())]
+    path = {"path": "/v1/score", "raw_path": b"/v1/score", "query_string": b"", "scheme": "http", "headers": headers}
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", **path}
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status", 200))
+
+    await app(scope, receive, send)
+    assert set(statuses) == {200}
+
+
+async def compare(folder: Path, rounds: int) -> dict[str, Any]:
+    """CPU time of requests with and without embeddings, in turn."""
+    apps = {"with": with_embeddings(folder), "without": without(folder)}
+    for app in apps.values():
+        assert await app.state.service.refresh()
+    order, names = np.random.default_rng(0), list(apps)
+    result: dict[str, Any] = {}
+    for candidates in CANDIDATES:
+        requests = _bodies(candidates)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(-len(requests), rounds):
+            for place in order.permutation(len(names)).tolist():
+                started = time.thread_time()
+                await ask(apps[names[place]], requests[turn % len(requests)])
+                if turn >= 0:
+                    seconds[names[place]].append(time.thread_time() - started)
+        ours, theirs = ({q: float(np.percentile(seconds[name], q)) for q in (50, 99)} for name in names)
+        result[str(candidates)] = {
+            "with_us": {f"p{q}": round(1e6 * each, 1) for q, each in ours.items()},
+            "without_us": {f"p{q}": round(1e6 * each, 1) for q, each in theirs.items()},
+            **{f"ratio_p{q}": round(ours[q] / theirs[q], 3) for q in (50, 99)},
+        }
+    return result
+
+
+def _bodies(candidates: int) -> list[bytes]:
+    app = world.application()
+    members = range(0, world.TASKS, world.TASKS // _REQUESTS)
+    return [orjson.dumps(world.request(app, member, candidates)) for member in members]
+
+
+def steps(folder: Path, rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, list[float]]]:
+    """Median microseconds of a request's parts, and of the network on each engine at `PROBE_ROWS`."""
+    app = world.application()
+    pinned = world.pinned(world.open_of(folder, app), app)
+    reader, encoder = plain.PlainRequests(app), Encoder(app)
+    found: dict[str, dict[str, float]] = {}
+    for number in CANDIDATES:
+        body = _bodies(number)[0]
+        parsed = plain.parse(body)
+        columns = reader.columns(parsed)
+        candidates = encoder.candidates(columns)
+        records = pinned.fetch(candidates)
+        answer = Answer(pinned.score(candidates, records), pinned.release, "ok")
+        embedding = np.zeros((number, pinned.model.embedding_width), np.float32)
+        parts: dict[str, Callable[[], Any]] = {
+            "parse the JSON": lambda body=body: plain.parse(body),
+            "check, by column": lambda parsed=parsed: reader.columns(parsed),
+            "encode": lambda columns=columns: encoder.candidates(columns),
+            "read embeddings": lambda candidates=candidates: pinned.fetch(candidates),
+            "score and reasons": lambda candidates=candidates, records=records: pinned.score(candidates, records),
+            "of which the network": lambda candidates=candidates, embedding=embedding: pinned.runtime.score(
+                embedding, *candidates.other
+            ),
+            "rank and answer": lambda answer=answer, columns=columns: plain.answer_of(app, answer, columns),
+        }
+        found[str(number)] = {name: _median_us(part, rounds) for name, part in parts.items()}
+    runtimes = (TorchRuntime(pinned.model), pinned.runtime)
+    cost = seconds_of(pinned.model, runtimes)
+    return found, {runtime.name: [round(1e6 * each, 1) for each in cost[runtime]] for runtime in runtimes}
+
+
+def _median_us(call: Callable[[], Any], rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds):
+        started = time.thread_time()
+        call()
+        seconds.append(time.thread_time() - started)
+    return round(1e6 * float(np.median(seconds)), 1)
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All of it."""
+    single_thread()
+    logs.configure()
+    with tempfile.TemporaryDirectory(prefix="limaml-benchmark-") as temporary:
+        folder = Path(temporary)
+        world.build(folder, world.application())
+        in_process = asyncio.run(compare(folder, 1000 if quick else 10_000))
+        parts, engines = steps(folder, 300 if quick else 3000)
+    return {"in_process": in_process, "steps_us": parts, "engines_us": engines, "engine_rows": list(PROBE_ROWS)}
+
+
+def rows(result: dict[str, Any]) -> list[list[Any]]:
+    """The figures as lines of a table: what, figure, peer, ratio."""
+    lines: list[list[Any]] = []
+    for candidates, each in result["in_process"].items():
+        for q in ("p50", "p99"):
+            ours, theirs = each["with_us"][q], each["without_us"][q]
+            name = f"request in process, CPU, {candidates} candidates, {q}"
+            lines.append([name, f"{ours} µs", f"without embeddings {theirs} µs", each[f"ratio_{q}"]])
+    for candidates, parts in result["steps_us"].items():
+        lines += [[f"{name}, {candidates} candidates", f"{us} µs", "", ""] for name, us in parts.items()]
+    for name, each in result["engines_us"].items():
+        for candidates, us in zip(result["engine_rows"], each, strict=True):
+            lines.append([f"network on {name}, {candidates} candidates", f"{us} µs", "", ""])
+    return lines
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description="Scoring in process.")
+    parser.add_argument("--quick", action="store_true", help="fewer requests")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    options = parser.parse_args()
+    result = measure(options.quick)
+    if options.json:
+        emit(result)
+        return
+    show("Scoring in process, one thread", ["what", "figure", "peer", "ratio"], rows(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The scorer's benchmarks at their smallest size: what they compare is the same, and what they count is right."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from fastapi import FastAPI
+
+from benchmarks.online import http, scoring, world
+from benchmarks.online.load import at_rate, in_turn, post, saturate
+from benchmarks.online.server import bare, with_embeddings, without
+from tests.limaml.serve.conftest import asgi
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    world.build(folder, world.application(), tasks=1000)
+    return folder
+
+
+def scores(app: FastAPI, body: dict[str, Any]) -> dict[str, Any]:
+    service = getattr(app.state, "service", None)
+    if service is not None:
+        assert asyncio.run(service.refresh())
+    reply = asyncio.run(asgi(app, "POST", "/v1/score", orjson.dumps(body)))
+    assert reply.status == 200
+    return reply.json
+
+
+def test_the_bare_handler_does_the_same_arithmetic(folder: Path) -> None:
+    body = world.request(world.application(), 7, 50)
+    ours, least = scores(with_embeddings(folder), body), scores(bare(folder), body)
+    assert ours["reason"] == "fresh"
+    for name in ("item_id", "rank"):
+        assert [each[name] for each in ours["candidates"]] == [each[name] for each in least["candidates"]]
+    probabilities = [[each["probability"] for each in answer["candidates"]] for answer in (ours, least)]
+    np.testing.assert_allclose(*probabilities, rtol=0, atol=1e-6)
+
+
+def test_without_embeddings_reads_nothing_and_answers_alike(folder: Path) -> None:
+    body = world.request(world.application(), 7, 5)
+    ours, constant = scores(with_embeddings(folder), body), scores(without(folder), body)
+    assert set(ours) == set(constant)
+    assert [set(each) for each in ours["candidates"]] == [set(each) for each in constant["candidates"]]
+    other = scores(without(folder), body | {"task": {"member_id": 8}})
+    assert other["candidates"] == constant["candidates"]
+    assert scores(with_embeddings(folder), body | {"task": {"member_id": 8}})["candidates"] != ours["candidates"]
+
+
+def test_load_over_sockets(folder: Path) -> None:
+    with http.serving(folder, "with") as (port, _):
+        body = orjson.dumps(world.request(world.application(), 7, 3))
+        requests = [post("/v1/score", body)]
+        assert asyncio.run(saturate(port, requests, 0.3, 2)) > 1
+        latencies = asyncio.run(at_rate(port, requests, 40, 1.0, connections=4))
+        assert len(latencies) == 40
+        assert latencies.min() > 0
+        turns = asyncio.run(in_turn({"a": port, "b": port}, {"a": requests, "b": requests}, 5))
+        assert {name: len(each) for name, each in turns.items()} == {"a": 5, "b": 5}
+        with pytest.raises(RuntimeError, match="candidates must be a list"):
+            asyncio.run(saturate(port, [post("/v1/score", b"{}")], 0.3, 1))
+
+
+def test_steps_are_all_there(folder: Path) -> None:
+    parts, engines = scoring.steps(folder, 3)
+    assert set(parts) == {"1", "50"}
+    assert all(us > 0 for each in parts.values() for us in each.values())
+    assert set(engines) >= {"torch"}
