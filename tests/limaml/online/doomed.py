@@ -36,6 +36,15 @@ def run(function: Callable[..., None], *arguments: Any, **environment: str) -> i
     return process.exitcode
 
 
+def run_for(seconds: float, function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in a process of its own that is killed after a while, wherever it is."""
+    process = _PROCESSES.Process(target=_with_environment, args=(dict(os.environ), function, *arguments))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+
+
 def _with_environment(environment: dict[str, str], function: Callable[..., None], *arguments: Any) -> None:
     os.environ.update(environment)
     function(*arguments)

@@ -163,11 +163,23 @@ def undisturbed(operation: str, world: World, url: str) -> Undisturbed:
 
 def kill(operation: str, world: World, url: str, armed: str, expected: Undisturbed) -> None:
     """Run an operation in a process that dies at a failpoint, look at what readers see, then run it again."""
-    before, _, twice = OPERATIONS[operation]
-    before(world, url)
-    store = open_store(url, "small")
-    old = store.current()
+    OPERATIONS[operation][0](world, url)
+    old = open_store(url, "small").current()
     assert doomed.run(do, operation, world, url, **{failpoints.VARIABLE: armed}) == -9, f"{armed} was not passed"
+    look_and_run_again(operation, world, url, old, expected)
+
+
+def kill_after(seconds: float, operation: str, world: World, url: str, expected: Undisturbed) -> None:
+    """The same, killed from outside after a while, wherever it is then."""
+    OPERATIONS[operation][0](world, url)
+    old = open_store(url, "small").current()
+    doomed.run_for(seconds, do, operation, world, url)
+    look_and_run_again(operation, world, url, old, expected)
+
+
+def look_and_run_again(operation: str, world: World, url: str, old: Release | None, expected: Undisturbed) -> None:
+    """Readers see the old release or the new one, whole; run again, it ends as if nothing had happened."""
+    store, twice = open_store(url, "small"), OPERATIONS[operation][2]
     seen = world.check_reading(url)
     if seen != old:
         assert (seen.number, seen.generation) == (expected.current.number, expected.current.generation)

@@ -64,3 +64,12 @@ def test_every_operation_survives_every_failpoint(
     rng = np.random.default_rng([seed, *operation.encode()])
     for name, passings in sorted(expected.passed.items()):
         kills.kill(operation, world, next(urls), f"{name}:{rng.integers(passings) + 1}", expected)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_killed_from_outside_at_any_time(tmp_path: Path, urls: Iterator[str], operation: str) -> None:
+    world = World.make(Files(tmp_path / "files", kills.APPLICATION), seed=0)
+    expected = kills.undisturbed(operation, world, next(urls))
+    for seconds in np.random.default_rng([*operation.encode()]).uniform(0, 0.5, 20):
+        kills.kill_after(float(seconds), operation, world, next(urls), expected)
