@@ -49,7 +49,7 @@ class MetaBlock(nn.Module):
             h = linear(layer, F.relu(h) if i else h, shifts or {}, f"layers.{i}", rows)  # type: ignore[arg-type]
         if self.personal is None:
             return h
-        own_RP = self.personal.expand(len(h), -1)
+        own_RP = self.personal.expand(h.shape[0], -1)
         if (shift := (shifts or {}).get("personal")) is not None:
             assert rows is not None, "shifted coordinates need to know the rows' tasks"
             assert isinstance(shift, Tensor)

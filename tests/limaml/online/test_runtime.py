@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mlp": {"network": NETWORK | {"meta_block": "mlp"}},
     "plain": {"network": NETWORK | {"item_product": False, "adapted_bias": False, "bias_gate": False}},
     "wide": {"network": NETWORK | {"global_hidden": [256, 128], "meta_hidden": [64], "embedding_width": 16}},
+    "frozen base": {"training": {"base": "frozen"}, "network": NETWORK | {"meta_block": "deep_sets"}},
     "no meta": {"features": SMALL["features"] | {"meta": []}},
     "no categories": {
         "features": {"meta": ["member_x0"], "other": [{"name": "item_x0", "transform": "log"}, "item_x1"]}
@@ -36,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         ]
     },
 }
+VARIANTS["several on a frozen base"] = VARIANTS["several definitions"] | {"training": {"base": "frozen"}}
 
 
 def model_of(folder: Path, variant: str) -> Model:
