@@ -181,7 +181,7 @@ class Store(Section):
         default=6, ge=0, description="daily deltas over a full generation before the next one"
     )
     minimum_coverage: Ratio = Field(
-        default=0.99, description="published tasks over the tasks of the embeddings' manifest"
+        default=0.99, description="share of the sampled tasks of the task set that the store holds"
     )
 
     @field_validator("url")

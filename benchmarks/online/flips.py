@@ -83,51 +83,55 @@ def three_releases(store: Store, tasks: int) -> list[Generation]:
     return [first, second, fill(store, over, 3, CHANGED_EVERY)]
 
 
-def read(url: str, tasks: int, reads: int, seed: int, ready: Any, stop: Any, results: Any) -> None:
+def read(url: str, tasks: int, reads: int, number: int, ready: Any, stop: Any, progress: Any, results: Any) -> None:
     """Follow the pointer and read; counts what must not be, until enough was read and nobody flips any more."""
     store = open_store(url, APPLICATION)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(number)
     counts = {"reads": 0, "mixed_pairs": 0, "missing": 0, "errors": 0, "moves": 0}
-    last = ""
+    pinned = reader = None
     ready.wait()
     while counts["reads"] < reads or not stop.is_set():
         try:
-            pinned = store.current()
-            assert pinned is not None
-            reader = open_generation(store, pinned.generation)
-            counts["moves"] += pinned.generation != last
-            last = pinned.generation
-            # The pair: the generation says who made it, the release says who reads it.
-            counts["mixed_pairs"] += reader.generation.model_version != pinned.model_version
-            tag = int(pinned.generation[-1])
+            serving = store.current()
+            assert serving is not None
+            if reader is None or serving != pinned:
+                if reader is not None:
+                    reader.close()
+                pinned, reader = serving, open_generation(store, serving.generation)
+                counts["moves"] += 1
+                # The pair: the generation says who made it, the release says who reads it.
+                counts["mixed_pairs"] += reader.generation.model_version != pinned.model_version
+            tag = int(serving.generation[-1])
             for task in rng.integers(tasks, size=READS_PER_LOOK).tolist():
                 found = reader.get([f"{task:09d}"])
                 expected = 2 if tag == 3 and task % CHANGED_EVERY else tag
                 counts["missing"] += not found.found[0]
                 counts["mixed_pairs"] += bool((found.embedding != expected).any() or found.samples[0] != task)
-            reader.close()
         except StoreError:
             counts["errors"] += 1
         counts["reads"] += READS_PER_LOOK
+        progress[number] = counts["reads"]
     results.put(counts)
 
 
 def flips(url: str, tasks: int, reads: int, moves: int) -> dict[str, Any]:
-    """Move the pointer `moves` times, half of them by rollbacks, while four processes read."""
+    """Move the pointer `moves` times, half of them by rollbacks, evenly over the reads of four processes."""
     store = open_store(url, APPLICATION)
     sealed = three_releases(store, tasks)
     store.flip(release(sealed[0], 1, None))
     processes = get_context("forkserver")
     processes.set_forkserver_preload([__name__])
     ready, stop, results = processes.Barrier(READERS + 1), processes.Event(), processes.Queue()
-    arguments = [(url, tasks, reads // READERS, seed, ready, stop, results) for seed in range(READERS)]
+    progress: Any = processes.Array("q", READERS)
+    arguments = [(url, tasks, reads // READERS, number, ready, stop, progress, results) for number in range(READERS)]
     readers = [processes.Process(target=read, args=each) for each in arguments]
     for each in readers:
         each.start()
     ready.wait()
     seconds: dict[str, list[float]] = {"flip": [], "rollback": []}
     for move in range(moves):
-        time.sleep(0.05)
+        while sum(progress) < move * reads / moves:
+            time.sleep(0.002)
         serving = store.current()
         assert serving is not None
         to = release(sealed[1 + move // 2 % 2], serving.number + 1, serving.number)

@@ -30,7 +30,7 @@ def test_a_mixture_would_be_counted(tmp_path: Path) -> None:
         def put(self, counts: dict[str, int]) -> None:
             counted.append(counts)
 
-    flips.read(f"lmdb://{tmp_path}/store", 100, 1000, 0, threading.Barrier(1), stop, Results())
+    flips.read(f"lmdb://{tmp_path}/store", 100, 1000, 0, threading.Barrier(1), stop, [0], Results())
     assert counted[0]["mixed_pairs"] == 1000
     assert counted[0]["missing"] > 0
 
