@@ -388,7 +388,9 @@ def _spell(item: Any, content: dict[str, Any]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
     # Nobody should put a password in a URL; whoever does must not find it in a log, too.
-    shown = "" if isinstance(value, dict) else re.sub("//[^/@]*@", "//…@", f" (got {value!r})")
+    shown = (
+        "" if isinstance(value, dict) else re.sub("(?<=//)[^/@]*(?=@)|(?<=password=)[^&']*", "…", f" (got {value!r})")
+    )
     return f"{path}: {message}{shown}"
 
 

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import redis
 from redis.backoff import FullJitterBackoff
 from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from limaml.errors import ConfigError, StoreError
@@ -87,7 +88,7 @@ def open_redis(url: str, application: str) -> PagedStore:
 def _errors(action: str, where: str) -> Iterator[None]:
     try:
         yield
-    except redis.RedisError as error:
+    except (redis.RedisError, RedisClusterException) as error:
         raise StoreError(
             f"can't {action} {where}: {type(error).__name__}: {error}; the current release is unchanged. Check the "
             "server and run again: finished work is kept"
@@ -114,6 +115,10 @@ class RedisBackend:
             with _errors("connect to", self._where):
                 kind = cast(Any, RedisCluster if cluster else redis.Redis)
                 self._client = kind.from_url(plain, retry=retry, **login, **TIMEOUTS)
+                if not cluster:
+                    # An option nobody knows would show up with the first request only.
+                    pool = self._client.connection_pool
+                    pool.connection_class(**pool.connection_kwargs)
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"store.url of {self._where}: {error}; see docs/stores_redis.md for its options"

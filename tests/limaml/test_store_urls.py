@@ -35,8 +35,8 @@ def test_others_are_refused_with_the_field_and_the_forms(url: str) -> None:
         parse_application(SMALL | {"store": {"url": url}}, "tests")
 
 
-def test_a_password_is_refused_and_not_repeated() -> None:
-    url = "redis://user:hunter2@cache:6379/0"
+@pytest.mark.parametrize("url", ["redis://user:hunter2@cache:6379/0", "rediss://cache?db=1&password=hunter2"])
+def test_a_password_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ConfigError, match="give them by environment variables") as refused:
         store_scheme(url)
     assert "hunter2" not in str(refused.value)
