@@ -129,17 +129,19 @@ class ExposureLog:
 
 
 def spool_folder(application: Application) -> Path:
-    """Where answers wait for the log.
+    """The folder where answers wait for the log, made where it is not there.
 
     Raises:
-        ConfigError: there is no local place for them.
+        ConfigError: there is no local place for it.
+        StorageError: it can't be made.
     """
     options = application.experiment.exposures
-    if options.spool:
-        return storage.local_path(options.spool)
-    if not storage.is_local(options.url):
+    if not options.spool and not storage.is_local(options.url):
         raise ConfigError(
             f"experiment.exposures.spool: required, since the log {options.url} is not a local directory; "
             "name one that outlives the process"
         )
-    return storage.local_path(options.url) / ".spool"
+    folder = storage.local_path(options.spool or storage.join(options.url, ".spool"))
+    with storage.storage_errors(str(folder), "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

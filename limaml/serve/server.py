@@ -74,6 +74,7 @@ def serve(application: Application, store_url: str, host: str, port: int, worker
     Raises:
         ConfigError: the address can't be bound, the store's URL is of no known kind, the bearer token is not set, or
             exposures have no local place to wait in.
+        StorageError: nor one that can be written.
     """
     token_of(application)
     open_store(store_url, application.name)

@@ -98,8 +98,6 @@ class Spool:
         self._url, self._offset, self._report = url, timedelta(hours=utc_offset_hours), report
         self._waiting: SimpleQueue[Path | None] = SimpleQueue()
         self._ending = threading.Event()
-        with storage.storage_errors(str(folder), "write"):
-            folder.mkdir(parents=True, exist_ok=True)
         for path in _left_behind(folder):
             self.put(path)
         self._thread = threading.Thread(target=self._deliver, name="exposures-delivery", daemon=True)

@@ -1,5 +1,8 @@
 """A test running in the service: members get their arm's scorer, answers are recorded, and the report reads them."""
 
+import signal
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,10 +22,12 @@ from limaml.experiment.metrics import CTR, EVERYONE
 from limaml.experiment.report import ABReport
 from limaml.online.scoring import BaselineScorer, Scorer
 from limaml.online.store import open_store
+from limaml.serve.exposures import ExposureLog
 from limaml.windows import Window
 from tests.limaml.online.served import Served
 from tests.limaml.serve.answers import with_log
 from tests.limaml.serve.conftest import Client, as_table, request_of, running, until, with_serve
+from tests.limaml.serve.test_process import process
 
 MEMBERS = [3, 5, 8, 13, 17, 21, 34, 44, 52, 55]
 
@@ -86,6 +91,30 @@ def test_answers_are_recorded_as_they_were_given(served: Served, tested: Applica
         assert (row["experiment"], row["variant"]) == ("limaml", answer["variant"])
         assert row["model_version"] == answer["model_version"]
         assert row["generation"] == ("" if answer["variant"] == "control" else answer["generation"])
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
+def test_a_process_leaves_what_it_answered(served: Served, tmp_path: Path, end: signal.Signals) -> None:
+    """Two workers that drain have delivered all; one that is killed lost what was answered at the very end at most."""
+    url, answered = str(tmp_path / "exposures"), {}
+    exposures = {"exposures": {"url": url, "journal_seconds": 0.1}}
+    workers = 2 if end == signal.SIGTERM else 1
+    with process(served, tmp_path, workers, exposures, drain_seconds=0.1) as service:
+        for number in range(120):
+            answer = service.client.score(request_of(served, MEMBERS[number % len(MEMBERS)], 3)).json
+            answered[answer["request_id"]] = time.monotonic()
+            time.sleep(0.005)
+        stopped = time.monotonic()
+        service.popen.send_signal(end)
+        service.popen.wait(40)
+    if end == signal.SIGKILL:
+        ExposureLog(with_log(served.application, url), lambda outcome, rows: None).close()
+    table = open_log(url, exposure_schema(pa.string(), pa.string())).to_table()
+    found = Counter(table["request_id"].to_pylist())
+    assert set(found.values()) == {3}
+    lost = [stopped - at for name, at in answered.items() if name not in found]
+    assert max(lost, default=0.0) < (0.1 + 0.5 if end == signal.SIGKILL else 1e-9)
+    assert len(found) + len(lost) == 120
 
 
 def test_without_a_log_everybody_gets_the_current_release(served: Served) -> None:

@@ -28,12 +28,15 @@ from tests.limaml.serve.conftest import Client, lines, request_of, running, unti
 class Process:
     """A running command."""
 
-    def __init__(self, served: Served, folder: Path, workers: int, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, served: Served, folder: Path, workers: int, experiment: dict[str, Any], settings: dict[str, Any]
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         path = folder / "small.yaml"
-        path.write_text(yaml.safe_dump(SMALL | {"store": {"url": served.url}, "serve": settings}))
+        content = SMALL | {"store": {"url": served.url}, "serve": settings, "experiment": experiment}
+        path.write_text(yaml.safe_dump(content))
         self._log = (folder / "log").open("w+")
         command = "from pipelines.cli import main; import sys; sys.argv[0] = 'limaml'; main()"
         arguments = ["serve", "--app", str(path), "--workspace", str(folder), "--port", str(port)]
@@ -69,8 +72,10 @@ class Process:
 
 
 @contextmanager
-def process(served: Served, folder: Path, workers: int = 1, **settings: Any) -> Iterator[Process]:
-    running = Process(served, folder, workers, settings)
+def process(
+    served: Served, folder: Path, workers: int = 1, experiment: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[Process]:
+    running = Process(served, folder, workers, experiment or {}, settings)
     try:
         yield running
     finally:
