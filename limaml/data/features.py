@@ -7,6 +7,7 @@ hashing their text, so that no vocabulary has to travel and the same value gives
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,15 @@ def category_text(value: str | float | bool | None) -> str | None:
     if isinstance(value, float):
         return _canonical_text(pa.array([value])).to_pylist()[0]
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def plain_codes(values: list[Any]) -> list[int]:
+    """The codes of a column of plain values."""
+    if len(values) > 1 and set(map(type, values)) == {str}:
+        codes = {value: category_code(value) for value in set(values)}
+        return [codes[value] for value in values]
+    # 1, 1.0 and True would be one key, but are not one value.
+    return [category_code(value) for value in values]
 
 
 @lru_cache(_KEPT_CODES, typed=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limaml.config import Application, Feature
-from limaml.data.features import category_code
+from limaml.data.features import plain_codes
 from limaml.errors import DataError
 from limaml.online.requests import Candidates, Tasks, has_meta, infinite, informative, require
 from limaml.schema import stored_id, task_id
@@ -107,7 +107,7 @@ def _codes(names: list[str], columns: Columns) -> npt.NDArray[np.int64]:
         column = columns.values[name]
         if not set(map(type, column)) <= _CATEGORIES:
             _wrong(name, column, _CATEGORIES, "a categorical feature must be a string, a number, true, false or null")
-        codes[:, place] = [category_code(value) for value in column]
+        codes[:, place] = plain_codes(column)
     return codes
 
 

@@ -102,20 +102,19 @@ class Pinned:
             DataError: a score is not a number.
         """
         release = self.release
-        found, embedding = self._stored(candidates, records)
         age = ((now or datetime.now(UTC)) - release.cutoff).total_seconds()
         known = FRESH if age <= self.application.monitoring.maximum_age_hours * 3600 else STALE
         reason = np.full(candidates.rows, known, dtype="<U9")
         ages = np.full(candidates.rows, age)
-        if np.count_nonzero(found) < found.size:
-            cold = np.flatnonzero(~found.all(axis=1))
-            missing = ~found[cold]
-            unadapted, described = _unadapted(self.model, self.runtime, self.application, candidates.take(cold))
-            embedding[cold] = np.where(missing[:, :, None], unadapted, embedding[cold])
-            reason[cold] = np.where((missing & ~described).any(axis=1), DEFAULT, ZERO_SHOT)
+        if records is not None and all(np.count_nonzero(each.found) == len(each.found) for each in records):
+            # What is met most, and waited for: nothing to fill in.
+            each = [part.embedding.take(tasks.of_row, 0) for tasks, part in zip(candidates.tasks, records, strict=True)]
+            embedding = each[0] if len(each) == 1 else np.concatenate(each, axis=1)
+        else:
+            found, embedding = self._filled(candidates, records, reason)
             ages[~found.any(axis=1)] = np.nan
         return Scores(
-            probability=_finite(self.runtime.score(_joined(embedding), *candidates.other)),
+            probability=_finite(self.runtime.score(embedding, *candidates.other)),
             reason=reason,
             age_seconds=ages,
             model_version=release.model_version,
@@ -123,22 +122,24 @@ class Pinned:
             as_of=release.as_of,
         )
 
-    def _stored(
-        self, candidates: Candidates, records: Sequence[Records] | None
+    def _filled(
+        self, candidates: Candidates, records: Sequence[Records] | None, reason: npt.NDArray[np.str_]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-        """[R, K] whether the store holds the embedding of a row's task, and [R, K, W] those it holds."""
+        """[R, K] whether the store holds the embedding of a row's task, and [R, K·W] those it holds beside un-adapted
+        ones; `reason` is told of rows that got one of those.
+        """
         shape = (candidates.rows, self.model.definitions)
-        if records is None:
-            return np.zeros(shape, bool), np.zeros((*shape, self.model.embedding_width), np.float32)
-        if len(records) == 1:
-            of_row = candidates.tasks[0].of_row
-            return records[0].found.take(of_row)[:, None], records[0].embedding.take(of_row, 0)[:, None]
-        found = np.empty(shape, bool)
-        embedding = np.empty((*shape, self.model.embedding_width), np.float32)
-        for number, (tasks, of_tasks) in enumerate(zip(candidates.tasks, records, strict=True)):
+        found = np.zeros(shape, bool)
+        embedding = np.zeros((*shape, self.model.embedding_width), np.float32)
+        for number, (tasks, of_tasks) in enumerate(zip(candidates.tasks, records or (), strict=records is not None)):
             found[:, number] = of_tasks.found[tasks.of_row]
             embedding[:, number] = of_tasks.embedding[tasks.of_row]
-        return found, embedding
+        cold = np.flatnonzero(~found.all(axis=1))
+        missing = ~found[cold]
+        unadapted, described = _unadapted(self.model, self.runtime, self.application, candidates.take(cold))
+        embedding[cold] = np.where(missing[:, :, None], unadapted, embedding[cold])
+        reason[cold] = np.where((missing & ~described).any(axis=1), DEFAULT, ZERO_SHOT)
+        return found, _joined(embedding)
 
 
 class Scorer:

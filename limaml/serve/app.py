@@ -109,6 +109,8 @@ class _Routes:
             ("/metrics", self.text_metrics),
         ):
             app.add_api_route(path, handler, methods=["GET"], **described[handler.__name__])
+        # Routes are tried in order.
+        app.router.routes.sort(key=lambda route: not isinstance(route, _Lean))
 
     async def score(self, request: Request, body: bytes) -> Response:
         deadline, started = self._until(request), time.perf_counter()

@@ -22,6 +22,10 @@ _STATUSES = {
     429: "too many requests; try again after Retry-After seconds",
     503: "no release is loaded yet",
 }
+_HEADERS = (
+    ("X-Deadline-Ms", {"type": "integer", "minimum": 1}, "wait no longer than this for the store"),
+    ("X-Request-ID", {"type": "string"}, "what the exposure log calls the request"),
+)
 _RESTS_ON = {
     "release": {"type": "integer"},
     "generation": {"type": "string"},
@@ -57,7 +61,12 @@ def of(application: Application) -> dict[str, dict[str, Any]]:
 
 
 def _body(media: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"openapi_extra": {"requestBody": {"required": True, "content": {media: {"schema": schema}}}}}
+    body = {"required": True, "content": {media: {"schema": schema}}}
+    return {"openapi_extra": {"requestBody": body, "parameters": [_header(*each) for each in _HEADERS]}}
+
+
+def _header(name: str, schema: dict[str, Any], meaning: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": schema, "description": meaning}
 
 
 def _answers(good: dict[str, Any], errors: dict[int, str]) -> dict[str, Any]:

@@ -134,9 +134,11 @@ class Service:
             if self._settings.audit:
                 self._audit(pinned.release.generation)
             warm_up(pinned)
-            # What lives as long as the release is nothing for the collector to walk through while requests wait.
-            gc.collect()
-            gc.freeze()
+            if self.pinned is None:
+                # Libraries stay: nothing for the collector to walk through while requests wait. Only now, since what a
+                # release leaves behind has to be collected one day.
+                gc.collect()
+                gc.freeze()
         return pinned
 
     def _audit(self, generation: str) -> None:

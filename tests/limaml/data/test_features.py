@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limaml.config import Feature
-from limaml.data.features import category_code, category_codes, encode_features
+from limaml.data.features import category_code, category_codes, encode_features, plain_codes
 from limaml.errors import DataError
 
 
@@ -94,6 +94,14 @@ def test_codes_equal_the_slow_reference_for_any_text(texts: list[str | None]):
 @given(st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=200)))
 def test_the_code_of_one_value_is_that_of_a_column(value: str | float | bool | None):
     assert category_code(value) == category_codes(pa.array([value]))[0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(), st.sampled_from("012"))))
+def test_codes_of_plain_values_are_those_of_each(values: list):
+    assert plain_codes(values) == [category_code(value) for value in values]
+    texts = [value for value in values if isinstance(value, str)]
+    assert plain_codes(texts) == [category_code(value) for value in texts]
 
 
 def test_chunks_slices_and_record_batches_give_the_same():

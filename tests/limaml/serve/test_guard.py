@@ -1,5 +1,6 @@
 """Tokens, limits, and what is never written down."""
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import pytest
 
 from limaml.errors import ConfigError
 from limaml.online.store import open_store
+from limaml.serve import guard
 from limaml.serve.app import create_app
 from limaml.serve.guard import Rate
 from tests.limaml.online.served import Served
@@ -48,6 +50,19 @@ def test_sizes(served: Served) -> None:
         chunks = client._pool.request("POST", "/v1/score", body=iter([b" " * 3000, b" " * 3000]), chunked=True)
         assert chunks.status == 413
         assert client.score(b"{}", **{"content-encoding": "gzip"}).status == 415
+
+
+def test_a_body_that_does_not_come(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", client.port), 10) as slow:
+        slow.sendall(b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        answer = slow.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"the body was not there after 0.2 s" in answer
+    with socket.create_connection(("127.0.0.1", client.port), 10) as gone:
+        gone.sendall(b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    until(lambda: client.metric("limaml_in_flight_requests") == 0)
+    assert client.get("/v2/health/live").status == 200
 
 
 def test_rate_of_a_bucket() -> None:
