@@ -1,6 +1,9 @@
-"""What the daily delta saves against a full refresh, on simulated days of a pTap.
+"""What the daily delta saves against a full refresh, on simulated days.
 
-    python -m benchmarks.delta [--members N] [--days N] [--json]
+    python -m benchmarks.delta [--active SHARE] [--members N] [--days N] [--json]
+
+A simulated member is there almost daily. `--active` keeps a member's rows of so many days only, on average; members
+differ, most are rarely there (a beta distribution), as in logs of real products.
 
 Every day both are made from the same task set by the same model, of random weights, and published to a store of their
 own. `computed_ratio` is the share of tasks that were computed, `pushed_ratio` the records pushed (removed tasks
@@ -17,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from benchmarks.reporting import emit, show, single_thread
@@ -37,6 +43,16 @@ from limaml.stage import Stage, entries
 from limaml.windows import Window, refresh_split
 
 Result = TypeVar("Result")
+
+
+def thin_out(interactions: Path, active: float, members: int) -> None:
+    """Keep the rows of a random share of every member's days; shares differ, around `active`."""
+    generator = np.random.default_rng(0)
+    share = generator.beta(0.5, 0.5 * (1 - active) / active, members)
+    for path in sorted(interactions.rglob("*.parquet")):
+        table = pq.ParquetFile(path).read()
+        there = generator.random(members) < share
+        pq.write_table(table.filter(pa.array(there[table["member_id"].to_numpy() % members])), path)
 
 
 def write_model(uri: str, application: Application, tasks: str) -> None:
@@ -83,17 +99,19 @@ def timed(call: Callable[[], Result]) -> tuple[float, Result]:
     return time.process_time() - started, result
 
 
-def run(members: int = 20_000, days: int = 10) -> dict[str, Any]:
+def run(active: float = 1.0, members: int = 20_000, days: int = 10) -> dict[str, Any]:
     """Every figure; see the top of the file."""
     single_thread()
     application = load_application("ptap")
     lookback = application.windows.lookback_days
     spec = SimulationSpec(members=members, days=lookback + days)
     figures: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="limaml-benchmark-") as name:
-        root = Path(name)
+    with tempfile.TemporaryDirectory(prefix="limaml-benchmark-") as folder:
+        root = Path(folder)
         data, validated, model = (str(root / part) for part in ("data", "validated", "model"))
         simulate(data, application, spec)
+        if active < 1:
+            thin_out(root / "data" / "interactions", active, members)
         validate(data, validated, application, Window(start=spec.start, end=spec.end))
         before = ""
         for number in range(days + 1):
@@ -130,6 +148,7 @@ def run(members: int = 20_000, days: int = 10) -> dict[str, Any]:
 
     overlays = [each for each in figures if not each["compacted"]]
     return {
+        "active": active,
         "members": members,
         "lookback_days": lookback,
         "computed_ratio": share("computed", "tasks", figures),
@@ -152,7 +171,7 @@ def _published(root: Path, embeddings: str, application: Application, as_of: dat
 
 def rows(result: dict[str, Any]) -> list[list[Any]]:
     """The figures as lines of a table: what, figure, peer or floor, ratio."""
-    what = f"daily delta, {result['members']:,} members"
+    what = f"daily delta, {result['members']:,} members there on {result['active']:.0%} of days"
     return [
         [f"{what}, tasks computed", "delta", "full refresh", result["computed_ratio"]],
         [f"{what}, generation", "delta", "full refresh", result["generate_ratio"]],
@@ -164,11 +183,12 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="The daily delta against a full refresh.")
+    parser.add_argument("--active", type=float, default=1.0, help="share of a member's days that is kept, on average")
     parser.add_argument("--members", type=int, default=20_000)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    result = run(options.members, options.days)
+    result = run(options.active, options.members, options.days)
     if options.json:
         emit(result)
         return
