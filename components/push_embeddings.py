@@ -37,5 +37,5 @@ def push_embeddings(
         published = read_manifest(embeddings, "embeddings")
         save(published, embeddings, manifest)
         manifest.metadata["release"] = release.name
-        log_figures(published.counts, metrics)
+        log_figures({**published.counts, "verified": release.verified}, metrics)
     return release.name

@@ -8,6 +8,7 @@ import pytest
 from kfp import dsl
 
 from components.generate_embeddings import generate_embeddings
+from components.push_embeddings import push_embeddings
 from limaml.manifest import Manifest, read_manifest
 from limaml.online.embeddings import generate_embeddings as generate
 from limaml.online.release import publish
@@ -49,6 +50,25 @@ def test_only_what_changed_is_computed(days: Days) -> None:
     assert manifest.details["previous_digest"] == first.digest
     assert 0 < manifest.details["changed"] < manifest.counts["tasks"]
     assert figures["changed"] == manifest.details["changed"]
+
+
+def test_the_published_delta_says_what_was_verified(days: Days) -> None:
+    refreshed(days)
+    place = Workspace(str(days.root / "w"), "small")
+    folder = days.root / "published"
+    folder.mkdir()
+    metrics = dsl.Metrics(name="metrics", uri=str(folder / "metrics"))
+    artifact = dsl.Artifact(name="manifest", uri=str(folder / "manifest"))
+    name = push_embeddings.python_func(
+        days.application.model_dump_json(), str(days.root / "w"), place.embeddings("m1", NEXT), artifact, metrics
+    )
+    made = read_manifest(place.embeddings("m1", NEXT))
+    assert name.startswith("r2-")
+    assert artifact.metadata["release"] == name
+    assert metrics.metadata["verified.records"] == made.details["changed"] + made.details["removed"]
+    assert metrics.metadata["verified.tasks"] == made.counts["tasks"]
+    assert metrics.metadata["verified.canary_tasks"] > 0
+    assert metrics.metadata["verified.canary_mismatches"] == 0
 
 
 def test_everything_is_computed_where_asked_for(days: Days) -> None:
