@@ -31,7 +31,7 @@ def page(report: ABReport) -> Page:
             *report.conclusions(),
         ],
         sections=[*sections, _limits(report), _methods(report)],
-        footer=f"Application {report.application}, salt {report.salt}.",
+        footer=f"Application {report.application}, test {report.experiment}, salt {report.salt}.",
     )
 
 

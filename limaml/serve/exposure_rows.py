@@ -97,7 +97,7 @@ class ExposureRows:
             SCORE: pa.array(np.concatenate([each.scores.probability[rows] for each, rows in asked])),
             MODEL_VERSION: of_request((each.scores.model_version for each in exposures), MODEL_VERSION),
             GENERATION: of_request((each.scores.generation for each in exposures), GENERATION),
-            REASON: pa.array(np.concatenate([each.scores.reason[rows] for each, rows in asked]).tolist()),
+            REASON: pa.array(np.concatenate([each.scores.reason[rows] for each, rows in asked]).tolist(), pa.string()),
             EMBEDDING_AGE: pa.array(
                 np.concatenate([each.scores.age_seconds[rows] for each, rows in asked]), pa.float32(), from_pandas=True
             ),

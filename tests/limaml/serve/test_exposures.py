@@ -101,6 +101,16 @@ def test_a_member_who_is_no_number_is_refused_and_counted(application: Applicati
     assert counts == {"refused": 6}
 
 
+def test_a_request_without_candidates_leaves_no_row_and_no_harm(application: Application, tmp_path: Path) -> None:
+    counts = Counts()
+    log = ExposureLog(with_log(application, str(tmp_path / "log"), features=True), counts)
+    assert log.record(answered(application, 1, rows=0))
+    wait_for(log._queue.empty)
+    assert log.record(answered(application, 2, rows=1))
+    log.close()
+    assert [row["request_id"] for row in rows_of(str(tmp_path / "log"))] == ["request-2"]
+
+
 def test_no_log_is_asked_for(application: Application) -> None:
     assert exposure_log(application, Counts()) is None
 
