@@ -12,6 +12,8 @@ from limaml import storage
 from limaml.errors import DataError
 from limaml.schema import TASK_ID
 
+_READ_BYTES = 1 << 16
+
 
 class _Shard:
     """One shard read from its front; at least `rows` rows ahead until it ends."""
@@ -19,7 +21,8 @@ class _Shard:
     def __init__(self, uri: str, rows: int) -> None:
         fs, path = storage.filesystem(uri)
         with storage.storage_errors(uri, "read"):
-            self._file = pq.ParquetFile(fs.open_input_file(path), pre_buffer=False)
+            # Without a buffer, the whole of a row group would be read at once, of every shard.
+            self._file = pq.ParquetFile(fs.open_input_file(path), pre_buffer=False, buffer_size=_READ_BYTES)
         self._batches = self._file.iter_batches(batch_size=rows, use_threads=False)
         self._rows = rows
         self._ended = False

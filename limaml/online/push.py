@@ -28,6 +28,7 @@ from limaml.windows import day_start
 log = logging.getLogger(__name__)
 
 BUFFER_ROWS = 16_384
+_FEWEST_ROWS = 256  # of a shard at once
 
 
 def plan_generation(manifest: Manifest, application: Application, store: Store, serving: Release | None) -> Generation:
@@ -143,7 +144,9 @@ def _chunks(
     keys: list[bytes] = []
     values: list[bytes] = []
     placed = 0
-    for table in ahead(merged(uris, plan.buffer_rows)):
+    # So many of all shards together, however many there are: memory stays the same.
+    rows = max(min(_FEWEST_ROWS, plan.buffer_rows), 2 * plan.buffer_rows // len(uris))
+    for table in ahead(merged(uris, rows)):
         _check_model(table, plan)
         last = encode_key(table[TASK_ID][-1].as_py())
         if plan.base:

@@ -43,7 +43,7 @@ class Generation(BaseModel):
     tasks: int
     width: int
     dtype: Precision
-    buffer_rows: int = Field(description="rows buffered per embedding shard: decides where one chunk ends")
+    buffer_rows: int = Field(description="a chunk ends where at least so many rows are together")
     base: str = Field(default="", description="the generation this one lies over; empty: it is complete by itself")
     rows: int = Field(default=0, description="records it holds itself, tombstones included")
     chunks: tuple[Chunk, ...] = ()
