@@ -31,7 +31,7 @@ def run(function: Callable[..., None], *arguments: Any, **environment: str) -> i
     """Exit code of a function in a process of its own, with further environment variables."""
     process = _PROCESSES.Process(target=_with_environment, args=(dict(os.environ) | environment, function, *arguments))
     process.start()
-    process.join(60)
+    process.join(180)  # the first one imports the library
     assert process.exitcode is not None
     return process.exitcode
 
