@@ -316,3 +316,16 @@ def test_a_damaged_seal_is_an_error(store: Store) -> None:
         path.write_text('{"format": 2}')
     with pytest.raises(StoreError, match=r"seal"):
         store.open(sealed.name)
+
+
+def test_wide_embeddings_stay_below_the_limit_of_an_item(dynamodb_url: str) -> None:
+    """150 kB each: chance puts more of them in a page than an item may have, until there are enough pages."""
+    store, width = open_store(dynamodb_url, "small"), 37_500
+    keys, seeds = sorted(str(number).encode() for number in range(20)), range(20)
+    values = [np.array([(seed, seed, seed)], value_dtype(width, "float32")).tobytes() for seed in seeds]
+    store.audit(write(store, plan(width=width), keys, values).name)
+    found = store.open(plan().name).get([key.decode() for key in keys])
+    assert found.samples.tolist() == list(seeds)
+    assert (found.embedding == np.arange(20, dtype=np.float32)[:, None]).all()
+    with pytest.raises(StoreError, match="values of 400012 bytes are too large"):
+        write(store, plan("20260202-000000000000"), keys[:1], [b"." * 400_012])
