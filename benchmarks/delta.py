@@ -1,6 +1,9 @@
 """What the daily delta saves against a full refresh, on simulated days.
 
     python -m benchmarks.delta [--active SHARE] [--members N] [--days N] [--json]
+    python -m benchmarks.delta --log PARQUET [--key COLUMN] [--lookback DAYS]
+
+The second form only counts, in a real log with `event_time`: tasks a day, and the share of them that change.
 
 A simulated member is there almost daily. `--active` keeps a member's rows of so many days only, on average; members
 differ, most are rarely there (a beta distribution), as in logs of real products.
@@ -20,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -169,6 +173,25 @@ def _published(root: Path, embeddings: str, application: Application, as_of: dat
     return {"seconds": seconds, "rows": newest.rows, "overlay": bool(newest.base)}
 
 
+_CHANGED = """
+WITH e AS (SELECT {key} AS task, epoch_us(event_time) // 86400000000 AS day FROM read_parquet($log)),
+today AS (SELECT unnest(range(min(day) + $days + 1, max(day) + 1)) AS today FROM e),
+w AS (
+    SELECT today, bool_or(day IN (today - 1, today - $days - 1)) AS changed, bool_or(day >= today - $days) AS there
+    FROM today JOIN e ON day BETWEEN today - $days - 1 AND today - 1 GROUP BY today, task
+)
+SELECT count(*) / count(DISTINCT today), avg(changed::INT) FROM w WHERE there
+"""
+
+
+def count(path: str, key: str, lookback: int) -> dict[str, Any]:
+    """Tasks a day of a log, and the share of them whose window differs from the day before's; days of UTC."""
+    with duckdb.connect() as connection:
+        found = connection.execute(_CHANGED.format(key=key), {"log": path, "days": lookback}).fetchone()
+    assert found is not None
+    return {"lookback_days": lookback, "tasks": round(found[0], 1), "changed_ratio": round(found[1], 3)}
+
+
 def rows(result: dict[str, Any]) -> list[list[Any]]:
     """The figures as lines of a table: what, figure, peer or floor, ratio."""
     what = f"daily delta, {result['members']:,} members there on {result['active']:.0%} of days"
@@ -184,10 +207,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="The daily delta against a full refresh.")
     parser.add_argument("--active", type=float, default=1.0, help="share of a member's days that is kept, on average")
+    parser.add_argument("--log", help="a log to count in; nothing is measured then")
+    parser.add_argument("--key", default="user_id", help="the log's task key")
+    parser.add_argument("--lookback", type=int, default=14, help="days of the window, for a log")
     parser.add_argument("--members", type=int, default=20_000)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.log:
+        emit(count(options.log, options.key, options.lookback))
+        return
     result = run(options.active, options.members, options.days)
     if options.json:
         emit(result)

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import embeddings, inputs, memory, training
+from benchmarks import delta, embeddings, inputs, memory, training
 from benchmarks.loops import higher_loss, loop_embed, loop_loss, plain_vanilla_loss, split, vmap_loss
 from benchmarks.reporting import interleaved, peak_mebibytes, ratio
 from limaml.learning.adaptation import GlobalGradient, embed
@@ -133,3 +137,17 @@ def test_ratio_is_the_median_over_rounds():
     seconds = interleaved({"one": lambda: None, "two": lambda: None}, repeats=3)
     assert {name: len(values) for name, values in seconds.items()} == {"one": 3, "two": 3}
     assert ratio({"a": [2.0, 9.0, 6.0], "b": [1.0, 3.0, 1.0]}, "a", "b") == 3.0
+
+
+def test_delta_counts_and_measures_what_changed(tmp_path: Path) -> None:
+    result = delta.run(active=0.5, members=300, days=2)
+    assert [day["compacted"] for day in result["days"]] == [False, False]
+    assert 0 < result["computed_ratio"] < 1
+    assert result["pushed_ratio"] >= result["computed_ratio"]
+    assert len(delta.rows(result)) == 4
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 1, 2, 3, 4)]
+    pq.write_table(pa.table({"user_id": [1, 2, 2, 3, 1], "event_time": days}), tmp_path / "log.parquet")
+    # On the 4th, of the two days before it: 2 lost the first of its rows, 3 came; 1 is not there.
+    assert delta.count(str(tmp_path / "log.parquet"), "user_id", 2) == {
+        "lookback_days": 2, "tasks": 2.0, "changed_ratio": 1.0,
+    }  # fmt: skip
