@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from limaml import storage
 from limaml.config import Application, parse_application
@@ -12,6 +13,9 @@ from limaml.config import Application, parse_application
 # Several tests import torch side by side: one thread each keeps them from fighting over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# How long an example takes is the machine's business; what hangs meets pytest's own limit.
+settings.register_profile("limaml")
+settings.load_profile("limaml")
 
 SMALL: dict[str, Any] = {
     "name": "small",

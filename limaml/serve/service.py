@@ -137,6 +137,7 @@ class Service:
             if self.pinned is None:
                 # Libraries stay: nothing for the collector to walk through while requests wait. Only now, since what a
                 # release leaves behind has to be collected one day.
+                gc.unfreeze()
                 gc.collect()
                 gc.freeze()
         return pinned

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from limaml.config import Feature
@@ -96,7 +96,6 @@ def test_the_code_of_one_value_is_that_of_a_column(value: str | float | bool | N
     assert category_code(value) == category_codes(pa.array([value]))[0]
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(), st.sampled_from("012"))))
 def test_codes_of_plain_values_are_those_of_each(values: list):
     assert plain_codes(values) == [category_code(value) for value in values]

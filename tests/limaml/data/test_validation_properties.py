@@ -70,7 +70,7 @@ def broken_rule(row: dict[str, Any]) -> str | None:
     return None
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(corruptions, st.integers(1, ROWS - 1))
 def test_rows_are_conserved_and_judged_as_by_a_slow_reference(corrupted: list[tuple[int, str, Any]], cut: int) -> None:
     columns = day_columns(DAYS[0], ROWS)

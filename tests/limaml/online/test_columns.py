@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from limaml.config import Application, parse_application
@@ -55,13 +55,11 @@ def same(left: Candidates, right: Candidates) -> None:
         assert [ours.stored[at] for at in ours.of_row] == [theirs.stored[at] for at in theirs.of_row]
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_equal_to_a_table_of_the_same_values(both: Application, rows: dict[str, list[Any]]) -> None:
     same(Encoder(both).candidates(Columns(3, rows)), candidates_of_table(both, pa.table(rows)))
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_what_all_rows_share_is_said_once(both: Application, rows: dict[str, list[Any]]) -> None:
     shared = {name: values[:1] if "member" in name else values for name, values in rows.items()}

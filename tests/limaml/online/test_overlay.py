@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("overlay")
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(layers=LAYERS, asked=st.lists(KEYS, max_size=12), number=st.integers(0, 2**60))
 def test_equals_the_changes_applied_to_a_dictionary(
     folder: Path, layers: list[dict[str, int | None]], asked: list[str], number: int

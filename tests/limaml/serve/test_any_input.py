@@ -137,7 +137,7 @@ def ask(app: FastAPI, request: tuple[str, tuple[bytes, dict[str, str]]]) -> Repl
 CHECKS = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=CHECKS)
+@settings(max_examples=2000, suppress_health_check=CHECKS)
 @given(REQUESTS)
 def test_any_input_is_answered_or_refused(app: FastAPI, request: Any) -> None:
     ask(app, request)
@@ -151,7 +151,7 @@ def test_inputs_were_of_all_kinds() -> None:
 
 
 @pytest.mark.heavy
-@settings(max_examples=int(os.environ.get("LIMAML_INPUTS", "100000")), deadline=None, suppress_health_check=CHECKS)
+@settings(max_examples=int(os.environ.get("LIMAML_INPUTS", "100000")), suppress_health_check=CHECKS)
 @given(REQUESTS)
 def test_a_hundred_thousand_inputs(app: FastAPI, request: Any) -> None:
     ask(app, request)
