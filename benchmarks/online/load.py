@@ -114,9 +114,10 @@ async def at_rate(
     async def send(connection: Connection, number: int, at: float) -> None:
         await connection.ask(requests[number % len(requests)])
         latencies.append(loop.time() - at)
-        if queue:
-            await send(connection, *queue.popleft())
-            return
+        while queue:
+            number, at = queue.popleft()
+            await connection.ask(requests[number % len(requests)])
+            latencies.append(loop.time() - at)
         pool.append(connection)
         if len(latencies) == len(due) and not finished.done():
             finished.set_result(None)
