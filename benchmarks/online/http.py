@@ -36,6 +36,7 @@ from benchmarks.reporting import emit, show
 
 CANDIDATES = (1, 50)
 SHARE = 0.7
+SHARES = (0.3, 0.5, SHARE)
 _REQUESTS = 500
 
 
@@ -118,17 +119,19 @@ def saturation(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
             for name, port in ports.items():
                 found[name].append(asyncio.run(saturate(port, sent, seconds)))
         rate = statistics.median(found["with"])
-        windows = [
-            asyncio.run(at_rate(ports["with"], sent, SHARE * rate, 2 * seconds, seed=window)) for window in range(5)
-        ]
+        windows = {
+            share: [asyncio.run(at_rate(ports["with"], sent, share * rate, 2 * seconds, seed=n)) for n in range(5)]
+            for share in SHARES
+        }
     ratios = [a / b for a, b in zip(found["with"], found["bare"], strict=True)]
     return {
         "saturation_per_second": round(rate),
         "bare_per_second": round(statistics.median(found["bare"])),
         "saturation_over_bare": round(statistics.median(ratios), 3),
-        "p50_ms_50_candidates": _median_ms(windows, 50),
-        "p99_ms_50_candidates": _median_ms(windows, 99),
-        "p99_ms_windows": [round(1e3 * float(np.percentile(each, 99)), 2) for each in windows],
+        "p50_ms_50_candidates": _median_ms(windows[SHARE], 50),
+        "p99_ms_50_candidates": _median_ms(windows[SHARE], 99),
+        "p99_ms_windows": [round(1e3 * float(np.percentile(each, 99)), 2) for each in windows[SHARE]],
+        "p99_ms_by_share": {str(share): _median_ms(each, 99) for share, each in windows.items()},
     }
 
 
@@ -162,7 +165,9 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
     bare = f"bare FastAPI {result['bare_per_second']:,}/s"
     lines.append(["saturation, 50 candidates, one worker", rate, bare, result["saturation_over_bare"]])
     lines.append(["p50 at 70 % of it, open loop", f"{result['p50_ms_50_candidates']} ms", "", ""])
-    lines.append(["p99 at 70 % of it, open loop", f"{result['p99_ms_50_candidates']} ms", "at most 10 ms", ""])
+    for share, milliseconds in result["p99_ms_by_share"].items():
+        goal = "at most 10 ms" if share == str(SHARE) else ""
+        lines.append([f"p99 at {float(share):.0%} of it, open loop", f"{milliseconds} ms", goal, ""])
     return lines
 
 
