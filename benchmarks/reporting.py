@@ -1,5 +1,6 @@
 """What every benchmark needs: fair timing on a busy machine, and one way to show figures."""
 
+import argparse
 import json
 import statistics
 import sys
@@ -72,6 +73,24 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
     if not console.is_terminal:
         console.width = 140
     console.print(table)
+
+
+def command(
+    title: str,
+    columns: Sequence[str],
+    measure: Callable[[bool], dict[str, Any]],
+    rows: Callable[[dict[str, Any]], Sequence[Sequence[Any]]],
+) -> None:
+    """The command line of a benchmark that has a quick form: measure, then print JSON or a table."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    options = parser.parse_args()
+    result = measure(options.quick)
+    if options.json:
+        emit(result)
+        return
+    show(title, columns, rows(result))
 
 
 def emit(result: Mapping[str, Any]) -> None:

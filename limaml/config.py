@@ -10,34 +10,30 @@ import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from limaml.application_files import read_application
 from limaml.errors import ConfigError
 from limaml.manifest import fingerprint
+from limaml.online_sections import Exposures, Serve, Served, Store, Trial
 from limaml.sections import (
     AlsoTask,
     Column,
     Data,
     Definition,
-    Exposures,
     Feature,
     Features,
     Grouping,
     Positive,
     Ratio,
     Section,
-    Serve,
-    Served,
     Slug,
     Task,
-    Trial,
     Validation,
     Windows,
     first_repeated,
 )
 from limaml.sections import PastAggregate as PastAggregate
-from limaml.store_urls import store_scheme
 
 
 class Network(Section):
@@ -164,35 +160,6 @@ class Gate(Section):
     maximum_drop_to_champion: Annotated[float, Field(ge=0)] = Field(default=0.001, description="relative AUC, all rows")
     maximum_calibration_error: Ratio = Field(default=0.1, description="|mean score − label rate| over the label rate")
     minimum_rows: int = Field(default=1000, ge=1, description="fewer test rows than this decide nothing: refused")
-
-
-class Store(Section):
-    """Where releases are published."""
-
-    url: str = Field(
-        default="",
-        description="lmdb:///path, redis://host:port/db, rediss://… or dynamodb://region/table; "
-        "empty: in the workspace, which must then be local",
-    )
-    dtype: Literal["float32", "float16"] = "float16"
-    keep_generations: int = Field(default=2, ge=2, description="at least so many can be rolled back to")
-    keep_days: float = Field(default=7.0, ge=0, description="how long a generation outlives its last release")
-    maximum_overlays: int = Field(
-        default=6, ge=0, description="daily deltas over a full generation before the next one"
-    )
-    minimum_coverage: Ratio = Field(
-        default=0.99, description="share of the sampled tasks of the task set that the store holds"
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, url: str) -> str:
-        if url:
-            try:
-                store_scheme(url)
-            except ConfigError as error:
-                raise ValueError(str(error).removeprefix("store.url").lstrip(": ")) from None
-        return url
 
 
 class Monitoring(Section):

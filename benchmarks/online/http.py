@@ -13,7 +13,6 @@ this process by raw sockets. `pclick_user`'s features (8 of the member, 15 of th
   and nothing else.
 """
 
-import argparse
 import asyncio
 import socket
 import statistics
@@ -32,7 +31,7 @@ import psutil
 
 from benchmarks.online import world
 from benchmarks.online.load import at_rate, in_turn, post, saturate
-from benchmarks.reporting import emit, show
+from benchmarks.reporting import command
 
 CANDIDATES = (1, 50)
 SHARE = 0.7
@@ -171,18 +170,5 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
     return lines
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description="The scorer over HTTP.")
-    parser.add_argument("--quick", action="store_true", help="fewer requests")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
-    options = parser.parse_args()
-    result = measure(options.quick)
-    if options.json:
-        emit(result)
-        return
-    show("The scorer over HTTP", ["what", "figure", "peer or goal", "ratio"], rows(result))
-
-
 if __name__ == "__main__":
-    main()
+    command("The scorer over HTTP", ["what", "figure", "peer or goal", "ratio"], measure, rows)

@@ -10,7 +10,6 @@ the item) and default network, an LMDB store of 100,000 members. `without` has a
 - `engines_us`: the network alone on each engine.
 """
 
-import argparse
 import asyncio
 import tempfile
 import time
@@ -24,7 +23,7 @@ from fastapi import FastAPI
 
 from benchmarks.online import world
 from benchmarks.online.server import with_embeddings, without
-from benchmarks.reporting import emit, show, single_thread
+from benchmarks.reporting import command, single_thread
 from limaml.online.columns import Encoder
 from limaml.online.runtime import PROBE_ROWS, TorchRuntime, seconds_of
 from limaml.serve import logs, plain
@@ -150,18 +149,5 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
     return lines
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description="Scoring in process.")
-    parser.add_argument("--quick", action="store_true", help="fewer requests")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
-    options = parser.parse_args()
-    result = measure(options.quick)
-    if options.json:
-        emit(result)
-        return
-    show("Scoring in process, one thread", ["what", "figure", "peer", "ratio"], rows(result))
-
-
 if __name__ == "__main__":
-    main()
+    command("Scoring in process, one thread", ["what", "figure", "peer", "ratio"], measure, rows)

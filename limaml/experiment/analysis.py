@@ -15,7 +15,7 @@ from limaml.experiment.metrics import CTR, EVERYONE, METRICS, Measured, Sums, me
 from limaml.experiment.page import page
 from limaml.experiment.report import ABReport, Comparison, SplitCheck
 from limaml.manifest import Manifest, find_manifest
-from limaml.sections import Trial
+from limaml.online_sections import Trial
 from limaml.stage import Stage, entries
 from limaml.windows import Window
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from limaml.config import Experiment
-from limaml.sections import Served, Trial
+from limaml.online_sections import Served, Trial
 
 CONTROL = "control"
 TREATMENT = "treatment"

@@ -7,7 +7,7 @@ Shapes: N task ids asked for, W width of an embedding.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -53,15 +53,12 @@ def open_generation(store: Store, name: str) -> Reader:
     Raises:
         StoreError: a layer is missing or can't be read.
     """
-    layers: list[Layer] = []
-    try:
+    with ExitStack() as opened:
+        layers: list[Layer] = []
         for sealed in chain(store, name):
             layers.append(store.open(sealed.name))
-    except BaseException:
-        for layer in layers:
-            with suppress(StoreError):
-                layer.close()
-        raise
+            opened.callback(layers[-1].close)
+        opened.pop_all()
     return layers[0] if len(layers) == 1 else Overlay(layers)
 
 

@@ -12,7 +12,7 @@ from limaml.online.requests import Candidates
 from limaml.online.runtime import Runtime
 from limaml.online.scoring import BaselineScorer, Pinned, Scores, pin
 from limaml.online.store import Store
-from limaml.sections import Served
+from limaml.online_sections import Served
 from limaml.serve.exposure_rows import Exposure
 from limaml.serve.exposures import exposure_log
 from limaml.serve.metrics import Metrics

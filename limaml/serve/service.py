@@ -24,7 +24,7 @@ from limaml.online.requests import Candidates, Tasks
 from limaml.online.runtime import load_runtime
 from limaml.online.scoring import BaselineScorer, Pinned, Scores, pin
 from limaml.online.store import Release, Store
-from limaml.sections import Served
+from limaml.online_sections import Served
 from limaml.serve.arms import CURRENT, Arms
 from limaml.serve.breaker import Breaker
 from limaml.serve.logs import logger

@@ -9,7 +9,7 @@ from scipy import stats
 
 from limaml.config import Experiment
 from limaml.experiment.assignment import Assigned, Assigner, in_treatment, takes_part, uniform
-from limaml.sections import Trial
+from limaml.online_sections import Trial
 
 MEMBERS = np.arange(20_000) * 7 + 3
 
