@@ -62,6 +62,41 @@ class MetaBlock(nn.Module):
         return out_RW + F.pad(read_RP, (out_RW.shape[1] - read_RP.shape[1], 0))
 
 
+class LooksBack(MetaBlock):
+    """An MLP on a row's own features, plus what is read in its task's samples before it, labels included.
+
+    A support row looks back on those before it, any other row on all of them. Without samples only the MLP speaks, so
+    members without history meet the same block as in an MLP meta block.
+    """
+
+    read: nn.Linear
+
+    def forward(
+        self, x_RM: Tensor, shifts: Shifts | None = None, rows: Rows | None = None, history: History | None = None
+    ) -> Tensor:
+        """The embeddings of rows; `history` is what there is to look back on."""
+        out_RW = super().forward(x_RM, shifts, rows)
+        if history is None or rows is None or len(history.rows.label_R) == 0:
+            return out_RW
+        past, shifts = history.rows, shifts or {}
+        count_R = rows.position_R if rows is past else past.count_T[rows.task_R]
+        seen_RH = self.look_back(x_RM, count_R, shifts, rows, history)
+        read_RW = linear(self.read, seen_RH, shifts, "read", rows)
+        return self.added(out_RW, read_RW * (count_R > 0)[:, None].to(read_RW.dtype))
+
+    def look_back(self, x_RM: Tensor, count_R: Tensor, shifts: Shifts, rows: Rows, history: History) -> Tensor:
+        """[R, H] what `read` is to make embeddings of; `count_R` [R] is how many samples each row looks back on."""
+        raise NotImplementedError
+
+    @staticmethod
+    def silent(width: int, outputs: int) -> nn.Linear:
+        """A layer that adds nothing at first."""
+        layer = nn.Linear(width, outputs)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return layer
+
+
 class GlobalBlock(nn.Module):
     """[R, O] and [R, W] → [R] logits: an MLP over features, embedding and their product, plus the adapted bias.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limaml.learning.blocks import History, MetaBlock
+from limaml.learning.blocks import History, LooksBack
 from limaml.learning.rows import Rows
 from limaml.learning.shifts import Shifts, linear
 
@@ -18,12 +18,8 @@ HEADS = 2
 FADING = (0.0, 0.1)
 
 
-class TransformerBlock(MetaBlock):
-    """An MLP on a row's own features, plus what one transformer layer reads in the task's samples before it.
-
-    A row attends to the samples of its task: a support row to those before it, any other row to all of them. Without
-    samples only the MLP speaks, so members without history meet the same block as in an MLP meta block.
-    """
+class TransformerBlock(LooksBack):
+    """Attends to a row's samples with one transformer layer."""
 
     def __init__(self, inputs: int, others: int, hidden: tuple[int, ...], outputs: int, personal: int = 0) -> None:
         super().__init__(inputs, hidden, outputs, personal)
@@ -35,24 +31,15 @@ class TransformerBlock(MetaBlock):
         self.mix = nn.Linear(width, width)
         self.expand = nn.Linear(width, 2 * width)
         self.contract = nn.Linear(2 * width, width)
-        self.read = nn.Linear(width, personal or outputs)
-        nn.init.zeros_(self.read.weight)
-        nn.init.zeros_(self.read.bias)
+        self.read = self.silent(width, personal or outputs)
 
-    def forward(
-        self, x_RM: Tensor, shifts: Shifts | None = None, rows: Rows | None = None, history: History | None = None
-    ) -> Tensor:
-        out_RW = super().forward(x_RM, shifts, rows)
-        if history is None or rows is None or len(history.rows.label_R) == 0:
-            return out_RW
-        shifts = shifts or {}
+    def look_back(self, x_RM: Tensor, count_R: Tensor, shifts: Shifts, rows: Rows, history: History) -> Tensor:
         past = history.rows
         sign_R1 = (2 * past.label_R - 1)[:, None]
         token_RH = F.relu(
             linear(self.token, torch.cat([history.x_RM, history.z_RO, sign_R1], 1), shifts, "token", past)
         )
         # Attention averages; how many samples there are has to be said.
-        count_R = rows.position_R if rows is past else past.count_T[rows.task_R]
         asks_RM = torch.cat([x_RM, count_R.to(x_RM.dtype).log1p()[:, None]], 1)
         asks_RH = linear(self.asks, asks_RM, shifts, "asks", rows)
         key_TSH = past.padded(linear(self.key, token_RH, shifts, "key", past))
@@ -60,9 +47,7 @@ class TransformerBlock(MetaBlock):
         seen_RH = rows.flat(_attend(rows.padded(asks_RH), key_TSH, value_TSH, rows, past))
         h_RH = _norm(asks_RH + linear(self.mix, seen_RH, shifts, "mix", rows))
         inner = F.relu(linear(self.expand, h_RH, shifts, "expand", rows))
-        h_RH = _norm(h_RH + linear(self.contract, inner, shifts, "contract", rows))
-        read_RW = linear(self.read, h_RH, shifts, "read", rows) * (count_R > 0)[:, None].to(h_RH.dtype)
-        return self.added(out_RW, read_RW)
+        return _norm(h_RH + linear(self.contract, inner, shifts, "contract", rows))
 
 
 def _attend(asks_TQH: Tensor, key_TSH: Tensor, value_TSH: Tensor, rows: Rows, past: Rows) -> Tensor:
