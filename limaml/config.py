@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from limaml.application_files import read_application
+from limaml.cluster_sections import Cluster, Schedule
 from limaml.errors import ConfigError
 from limaml.manifest import fingerprint
 from limaml.online_sections import Exposures, Serve, Served, Store, Trial
@@ -234,6 +235,8 @@ class Application(Section):
     monitoring: Monitoring = Monitoring()
     experiment: Experiment = Experiment()
     serve: Serve = Serve()
+    cluster: Cluster = Cluster()
+    schedule: Schedule = Schedule()
 
     @model_validator(mode="after")
     def _columns_have_one_role(self) -> Self:
