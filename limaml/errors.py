@@ -7,6 +7,7 @@
     ├── GateRefused            4     the challenger did not earn promotion; the champion stays
     ├── StorageError           5     a workspace that can't be read or written
     ├── StoreError             5     an online store that can't be read or written, or a partial push
+    │   ├── NoRelease          5     nothing was published for the application yet
     │   └── ReleaseConflict    5     the current release moved while we prepared the next one
     ├── LeaseHeld              6     another run holds (application, date)
     └── ReleaseHeld            7     a rollback's hold is on: newer publishes wait for a person to end it
@@ -53,6 +54,10 @@ class StoreError(LimamlError):
     """An online store can't be read or written, or a push stayed partial."""
 
     exit_code = 5
+
+
+class NoRelease(StoreError):
+    """Nothing was published for the application yet."""
 
 
 class ReleaseConflict(StoreError):

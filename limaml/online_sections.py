@@ -109,6 +109,11 @@ class Serve(Section):
         "compiled: torch.compile, which takes most of a minute to load",
     )
     poll_seconds: Positive = Field(default=2.0, description="how often the store is asked for a newer release")
+    ready_without_release: bool = Field(
+        default=False,
+        description="ready while the store holds no release at all, so that a first installation does not wait for a "
+        "first training; requests are answered 503 until then",
+    )
     audit: bool = Field(
         default=True, description="compare a generation's rows with their sums before serving it; reads them all once"
     )

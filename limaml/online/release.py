@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from limaml.config import Application
-from limaml.errors import DataError, GateRefused, ReleaseHeld, StoreError
+from limaml.errors import DataError, GateRefused, NoRelease, ReleaseHeld, StoreError
 from limaml.failpoints import failpoint
 from limaml.manifest import Manifest, read_manifest, verify_files
 from limaml.online.overlay import chain
@@ -79,11 +79,12 @@ def current(store_url: str, application: Application) -> Release:
     """The release that is being served.
 
     Raises:
-        StoreError: nothing was published yet, or the store can't be read.
+        NoRelease: nothing was published yet.
+        StoreError: the store can't be read.
     """
     release = open_store(store_url, application.name).current()
     if release is None:
-        raise StoreError(f"{store_url}: no release of {application.name} yet; a promoted training run publishes one")
+        raise NoRelease(f"{store_url}: no release of {application.name} yet; a promoted training run publishes one")
     return release
 
 

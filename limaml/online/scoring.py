@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from limaml.config import Application
-from limaml.errors import DataError, IntegrityError, StoreError
+from limaml.errors import DataError, IntegrityError, NoRelease, StoreError
 from limaml.model import Model, load_model
 from limaml.online.overlay import open_generation
 from limaml.online.records import Records
@@ -271,7 +271,7 @@ def _find(store: Store, application: Application, number: int | None) -> Release
     if number is None:
         release = store.current()
         if release is None:
-            raise StoreError(f"{store.url}: no release of {application.name} yet; a promoted training publishes one")
+            raise NoRelease(f"{store.url}: no release of {application.name} yet; a promoted training publishes one")
         return release
     for release in store.releases():
         if release.number == number:

@@ -171,7 +171,7 @@ class _Routes:
         return json_response({"live": True})
 
     async def ready(self) -> Response:
-        return json_response({"ready": self._service.ready}, 200 if self._service.ready else 503)
+        return json_response({"ready": self._service.routable}, 200 if self._service.routable else 503)
 
     async def model_ready(self, request: Request) -> Response:
         try:

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from limaml.config import Application
-from limaml.errors import LimamlError, StoreError
+from limaml.errors import LimamlError, NoRelease, StoreError
 from limaml.online.overlay import chain
 from limaml.online.records import Records
 from limaml.online.requests import Candidates, Tasks
@@ -75,6 +75,7 @@ class Service:
         self._breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_seconds)
         self._runtime_of = partial(load_runtime, choice=self._settings.runtime)
         self._audited: set[str] = set()
+        self._unpublished = False
         # An embedded store answers in microseconds: a thread would cost more than the read.
         self._embedded = store.url.startswith("lmdb:")
         self._readers = ThreadPoolExecutor(self._settings.maximum_in_flight, "store")
@@ -85,6 +86,12 @@ class Service:
         """Whether a release is loaded and checked, and the process stays."""
         return self.pinned is not None and self.drained_since is None
 
+    @property
+    def routable(self) -> bool:
+        """Whether requests should come here: ready, or there is nothing yet that any process could be ready with."""
+        waiting = self._settings.ready_without_release and self._unpublished and self.drained_since is None
+        return self.ready or waiting
+
     async def follow(self) -> None:
         """Load the current release, then every newer one, until cancelled."""
         failures = 0
@@ -93,17 +100,22 @@ class Service:
             await asyncio.sleep(min(_LONGEST_PAUSE, self._settings.poll_seconds * 2 ** min(failures, 10)))
 
     async def refresh(self) -> bool:
-        """Move on to the current release where it is another one; False where it can't be told or loaded."""
+        """Move on to the current release, if there is one and it is another; False where it can't be told or loaded."""
         before, started = self.pinned, time.perf_counter()
         try:
             pinned, others = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_all)
         except LimamlError as error:
+            waited, self._unpublished = self._unpublished, before is None and isinstance(error, NoRelease)
+            if self._unpublished:
+                if not waited:
+                    logger().info("waiting_for_the_first_release", reason=str(error))
+                return True
             self.metrics.swaps.labels("failed").inc()
             logger().error("release_not_loaded", error=type(error).__name__, reason=str(error), serving=_number(before))
             return False
         self.metrics.release_age.set((datetime.now(UTC) - pinned.release.cutoff).total_seconds())
         if pinned is not before:
-            self.pinned, self._others = pinned, others
+            self.pinned, self._others, self._unpublished = pinned, others, False
             self.metrics.swaps.labels("done").inc()
             self.metrics.release.set(pinned.release.number)
             self.metrics.ready.set(1)
