@@ -84,9 +84,9 @@ class PiecewiseLinear:
             a = F.linear(h, weight, bias)
         logit_R = a.squeeze(1)
         # Of the output, the backward signal is 1: nothing to multiply by.
-        delta, deltas = a.new_ones(()).expand_as(a), []
+        delta, deltas = weights[-1].repeat(len(a), 1) if weights else torch.ones_like(a), []
         for i in range(len(weights) - 1, -1, -1):
-            delta = _of_active(weights[i].repeat(len(a), 1) if i + 1 == len(weights) else delta @ weights[i], hidden[i])
+            delta = _of_active(delta if i + 1 == len(weights) else delta @ weights[i], hidden[i])
             if drops:
                 delta.mul_(drops[i])
             deltas.insert(0, delta)

@@ -41,17 +41,24 @@ def linear(x_RI: Tensor, weight_UI: Tensor, bias_U: Tensor) -> Tensor:
     gains = weight_UI.numel() >= _WEIGHTS and len(x_RI) >= PIECES[-1] and weight_UI.dtype == torch.float32
     if not gains or x_RI.device.type != "cpu" or best_precision() == "highest":
         return F.linear(x_RI, weight_UI, bias_U)
-    return _Linear.apply(x_RI, weight_UI, bias_U)
+    if torch.is_grad_enabled() and (x_RI.requires_grad or weight_UI.requires_grad or bias_U.requires_grad):
+        return _Linear.apply(x_RI, weight_UI, bias_U)
+    with torch.no_grad():
+        return _by_pieces(x_RI, weight_UI, bias_U)
+
+
+def _by_pieces(x_RI: Tensor, weight_UI: Tensor, bias_U: Tensor) -> Tensor:
+    out_RU = x_RI.new_empty(len(x_RI), len(weight_UI))
+    for rows in _pieces(x_RI):
+        torch.addmm(bias_U, x_RI[rows], weight_UI.t(), out=out_RU[rows])
+    return out_RU
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_RI: Tensor, weight_UI: Tensor, bias_U: Tensor) -> Tensor:
         ctx.save_for_backward(x_RI, weight_UI)
-        out_RU = x_RI.new_empty(len(x_RI), len(weight_UI))
-        for rows in _pieces(x_RI):
-            torch.addmm(bias_U, x_RI[rows], weight_UI.t(), out=out_RU[rows])
-        return out_RU
+        return _by_pieces(x_RI, weight_UI, bias_U)
 
     @staticmethod
     def backward(ctx: Any, g_RU: Tensor) -> tuple[Tensor | None, ...]:

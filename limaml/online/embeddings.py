@@ -55,8 +55,8 @@ _ENCODING: dict[str, Any] = {
     "column_encoding": {f"{EMBEDDING}.list.element": "BYTE_STREAM_SPLIT"},
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Raise it when the same model and rows give another embedding than before.
-_VERSION = 2
+# Raise it when the same model and rows give another embedding, or another digest, than before.
+_VERSION = 3
 
 # Of T tasks: stored ids, embeddings [T, W], newest event times in microseconds, samples, support digests.
 _Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
