@@ -23,7 +23,7 @@ def analyze_ab(
     """Check the split, then compare the arms' CTR and weekly active users in every cohort.
 
     Args:
-        application: The application's configuration as one JSON string.
+        application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
         exposures: URI of the exposure log, by date=…
         visits: URI of the visits, by date=…; those before the test decide the cohorts.
@@ -39,13 +39,13 @@ def analyze_ab(
     from datetime import date
 
     from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_json
+    from limaml.config import application_from_parameter
     from limaml.experiment.analysis import analyze
     from limaml.windows import Window
     from limaml.workspace import Workspace
 
     with Step():
-        app = application_from_json(application)
+        app = application_from_parameter(application)
         window = Window(
             start=date.fromisoformat(start),
             end=date.fromisoformat(end),

@@ -25,9 +25,10 @@ def gate_theta(
     A refusal is written down first and then fails the step, so that nothing downstream publishes the pair.
 
     Args:
-        application: The application's configuration as one JSON string.
+        application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
-        data: URI of the data root; its visits, sign-ups and (of a simulation) truth are used where they exist.
+        data: URI of the data root, empty: the application's own in the workspace; its visits, sign-ups and (of a
+            simulation) truth are used where they exist.
         run_date: Resolved logical date of the run.
         model: URI of the model.
         embeddings: URI of the embeddings generated on the test split's support rows.
@@ -40,14 +41,14 @@ def gate_theta(
     from datetime import date
 
     from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_json
+    from limaml.config import application_from_parameter
     from limaml.errors import GateRefused
     from limaml.manifest import read_manifest
     from limaml.training.gate import judge
     from limaml.workspace import Workspace
 
     with Step():
-        app = application_from_json(application)
+        app = application_from_parameter(application)
         place = Workspace(workspace, app.name)
         version = read_manifest(model, "model").details["model_version"]
         output = place.decision(version)
@@ -61,7 +62,7 @@ def gate_theta(
             app,
             place.tracking_uri(),
             date.fromisoformat(run_date),
-            data,
+            data or place.data,
             raise_on_refusal=False,
         )
         save(decision, output, manifest)

@@ -17,7 +17,7 @@ def generate_embeddings(
     """Adapt θ_meta to each task's recent samples and keep the adapted block's output as its embedding.
 
     Args:
-        application: The application's configuration as one JSON string.
+        application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
         tasks: URI of a task set with a support/query boundary; its support rows are used.
         model: URI of the model; empty means the champion, the model the current release names.
@@ -26,7 +26,7 @@ def generate_embeddings(
         URI of the embeddings.
     """
     from components.support import Step, log_figures, save
-    from limaml.config import application_from_json
+    from limaml.config import application_from_parameter
     from limaml.errors import DataError
     from limaml.manifest import read_manifest
     from limaml.online.embeddings import generate_embeddings as generate
@@ -36,7 +36,7 @@ def generate_embeddings(
     from limaml.workspace import Workspace
 
     with Step():
-        app = application_from_json(application)
+        app = application_from_parameter(application)
         place = Workspace(workspace, app.name)
         previous = ""
         if not model:

@@ -18,7 +18,7 @@ def group_tasks(
     """Group validated rows by task, chronologically, with a support/query boundary.
 
     Args:
-        application: The application's configuration as one JSON string.
+        application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
         run_date: Resolved logical date of the run.
         validated: URI of the validated window.
@@ -30,13 +30,13 @@ def group_tasks(
     from datetime import date
 
     from components.support import Step, log_figures, save
-    from limaml.config import application_from_json
+    from limaml.config import application_from_parameter
     from limaml.data.tasks import group_tasks as group
     from limaml.windows import refresh_split, training_splits
     from limaml.workspace import Workspace
 
     with Step():
-        app = application_from_json(application)
+        app = application_from_parameter(application)
         as_of = date.fromisoformat(run_date)
         splits = {**training_splits(app.windows, as_of), "recent": refresh_split(app.windows, as_of)}
         output = Workspace(workspace, app.name).tasks(splits[split])

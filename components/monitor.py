@@ -20,7 +20,7 @@ def monitor(
     """Look at what is served, and whether the world still looks as it did in training. An alarm does not fail the step.
 
     Args:
-        application: The application's configuration as one JSON string.
+        application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
         run_date: Resolved logical date of the run.
         tasks: URI of the task set the embeddings were made from.
@@ -34,14 +34,14 @@ def monitor(
     from datetime import date
 
     from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_json
+    from limaml.config import application_from_parameter
     from limaml.manifest import find_manifest, read_manifest
     from limaml.online.store import open_store
     from limaml.workspace import Workspace
     from monitoring.monitor import monitor as watch
 
     with Step():
-        app = application_from_json(application)
+        app = application_from_parameter(application)
         place = Workspace(workspace, app.name)
         as_of = date.fromisoformat(run_date)
         output = place.monitoring(as_of)

@@ -19,7 +19,7 @@ def train_theta(
     """Train θ_meta and θ_global, and the vanilla baseline, on a train split; choose θ on a validation split.
 
     Args:
-        application: The application's configuration as one JSON string.
+        application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
         run_date: Resolved logical date of the run.
         train: URI of the train task set.
@@ -31,12 +31,12 @@ def train_theta(
     from datetime import date
 
     from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_json
+    from limaml.config import application_from_parameter
     from limaml.training.train import train_model
     from limaml.workspace import Workspace
 
     with Step():
-        app = application_from_json(application)
+        app = application_from_parameter(application)
         place = Workspace(workspace, app.name)
         model = train_model(train, validation, place.model(""), app, place.tracking_uri(), date.fromisoformat(run_date))
         save(model, model.details["uri"], manifest)

@@ -21,9 +21,9 @@ def validate_data(
     """Check the interactions of a run's window and set bad rows aside.
 
     Args:
-        application: The application's configuration as one JSON string.
+        application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
-        data: URI of the data root (interactions/date=…).
+        data: URI of the data root (interactions/date=…); empty: the application's own in the workspace.
         run_date: Logical date of the run; empty or an unexpanded schedule placeholder means today (UTC).
         purpose: `train` or `refresh`: which window the run reads.
 
@@ -33,23 +33,24 @@ def validate_data(
     """
     from components.support import Step, log_figures, save, save_page
     from limaml import windows
-    from limaml.config import application_from_json
+    from limaml.config import application_from_parameter
     from limaml.data.validation import validate
     from limaml.errors import DataError
     from limaml.manifest import find_manifest
     from limaml.workspace import Workspace
 
     with Step():
-        app = application_from_json(application)
+        app = application_from_parameter(application)
         as_of = windows.resolve_run_date(run_date, app.windows.utc_offset_hours)
         if purpose == "train":
             window = windows.training_window(app.windows, as_of)
         else:
             window = windows.refresh_split(app.windows, as_of).window
-        output = Workspace(workspace, app.name).validated(window)
+        place = Workspace(workspace, app.name)
+        output = place.validated(window)
         refusal = None
         try:
-            validate(data, output, app, window)
+            validate(data or place.data, output, app, window)
         except DataError as error:
             refusal = error
         # Refused data has a page as well, and a person needs that one most of all.

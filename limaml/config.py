@@ -321,12 +321,14 @@ def load_application(name_or_path: str) -> Application:
     return parse_application(read_application(name_or_path), name_or_path)
 
 
-def application_from_json(text: str) -> Application:
-    """The application a pipeline passed along as one JSON string.
+def application_from_parameter(text: str) -> Application:
+    """The application of a pipeline's parameter: one JSON string, or the name of a shipped one or a path to a file.
 
     Raises:
-        ConfigError: not JSON, or fields that are wrong.
+        ConfigError: no such application, not JSON, or fields that are wrong.
     """
+    if not text.lstrip().startswith("{"):
+        return load_application(text.strip())
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:

@@ -66,7 +66,8 @@ def _compile(pipeline: Any, folder: Path) -> tuple[Any, dict[str, str]]:
             task["taskInfo"]["name"] = name
     for executor in spec["deploymentSpec"]["executors"].values():
         executor["container"]["image"] = "python"  # the runner takes this interpreter, and wants the name to say so
-        executor["container"].pop("resources", None)
+        for part in ("resources", "env"):
+            executor["container"].pop(part, None)
     return components.load_component_from_text(yaml.safe_dump(spec)), titles
 
 

@@ -13,7 +13,7 @@ from limaml import lease, storage
 from limaml.config import Application
 from limaml.data.layout import days_of
 from limaml.errors import ConfigError, LimamlError
-from limaml.manifest import Manifest, canonical_json
+from limaml.manifest import Manifest
 from limaml.windows import Window
 from limaml.workspace import Workspace
 from pipelines import results
@@ -99,13 +99,12 @@ def _run(
     arguments: dict[str, str],
     summarize: Callable[[Workspace, dict[str, Manifest]], dict[str, Any]],
 ) -> Finished:
-    from pipelines.compile import pipelines
+    from pipelines.compile import define
 
     place = Workspace(storage.normalize(workspace), application.name)
-    common = {"application": canonical_json(application.model_dump(mode="json")).decode(), "workspace": place.root}
     log.info("run %s of %s for %s in %s", kind, application.name, run_date, place.root)
     with lease.hold(place.lease(run_date), f"limaml run {kind}"):
-        ran = run_pipeline(pipelines()[kind], common | arguments)
+        ran = run_pipeline(define(kind, application, workspace=place.root), arguments)
         result = {"application": application.name, "run": kind, "run_date": run_date.isoformat()}
         result |= summarize(place, ran.manifests)
         if ran.error is not None:

@@ -1,5 +1,7 @@
 """The periodic training pipeline: from interactions to a published release, when the gate promotes it."""
 
+from typing import Any
+
 from kfp import dsl
 
 from components.gate_theta import gate_theta
@@ -8,40 +10,54 @@ from components.group_tasks import group_tasks
 from components.push_embeddings import push_embeddings
 from components.train_theta import train_theta
 from components.validate_data import validate_data
-from pipelines.naming import step
+from pipelines.setup import Setup
 
 
-@dsl.pipeline(name="limaml-train", display_name="LiMAML: train θ, gate and publish")
-def train(application: str, workspace: str, data: str, run_date: str = ""):
-    """Train θ, judge it together with the embeddings it generates, and publish the pair when it is promoted.
+def train(setup: Setup) -> Any:
+    """The training of an application."""
 
-    Args:
-        application: The application's configuration as one JSON string (`limaml config show --json`).
-        workspace: URI below which everything is kept: file://… or s3://…
-        data: URI of the data root that holds interactions/date=YYYY-MM-DD.
-        run_date: Logical date, the first day not used; empty or an unexpanded schedule placeholder means today (UTC).
-    """
-    common = {"application": application, "workspace": workspace}
-    validated = step(validate_data, "Validate data", **common, data=data, run_date=run_date, purpose="train")
-    dated = {**common, "run_date": validated["run_date"]}
-    tasks = {
-        split: step(group_tasks, f"Group {split} tasks", **dated, validated=validated["validated"], split=split)[
+    @dsl.pipeline(name="limaml-train", display_name="LiMAML: train θ, gate and publish", pipeline_config=setup.config)
+    def train(
+        application: str = setup.text,
+        workspace: str = setup.workspace,
+        data: str = setup.data,
+        run_date: str = "",
+        image: str = setup.image,
+    ):
+        """Train θ, judge it together with the embeddings it generates, and publish the pair when it is promoted.
+
+        Args:
+            application: The application: its configuration as one JSON string (`limaml config show --json`) or the name of a shipped one.
+            workspace: URI below which everything is kept: s3://… or file://…
+            data: URI of the data root that holds interactions/date=YYYY-MM-DD; empty: <workspace>/<application>/data.
+            run_date: Logical date, the first day not used; empty or an unexpanded schedule placeholder means today (UTC).
+            image: Container image of every step.
+        """
+        common = {"application": application, "workspace": workspace, "image": image}
+        validated = setup.add(validate_data, "Validate data", **common, data=data, run_date=run_date, purpose="train")
+        dated = {**common, "run_date": validated["run_date"]}
+        tasks = {
+            split: setup.add(
+                group_tasks, f"Group {split} tasks", **dated, validated=validated["validated"], split=split
+            )["Output"]
+            for split in ("train", "validation", "test")
+        }
+        model = setup.add(train_theta, "Train θ", **dated, train=tasks["train"], validation=tasks["validation"])[
             "Output"
         ]
-        for split in ("train", "validation", "test")
-    }
-    model = step(train_theta, "Train θ", **dated, train=tasks["train"], validation=tasks["validation"])["Output"]
-    embeddings = step(
-        generate_embeddings, "Generate the challenger's embeddings", **common, tasks=tasks["test"], model=model
-    )["Output"]
-    decision = step(
-        gate_theta,
-        "Gate the pair",
-        **dated,
-        data=data,
-        model=model,
-        embeddings=embeddings,
-        validation=tasks["validation"],
-        test=tasks["test"],
-    )["Output"]
-    step(push_embeddings, "Publish the release", **common, embeddings=embeddings, decision=decision)
+        embeddings = setup.add(
+            generate_embeddings, "Generate the challenger's embeddings", **common, tasks=tasks["test"], model=model
+        )["Output"]
+        decision = setup.add(
+            gate_theta,
+            "Gate the pair",
+            **dated,
+            data=data,
+            model=model,
+            embeddings=embeddings,
+            validation=tasks["validation"],
+            test=tasks["test"],
+        )["Output"]
+        setup.add(push_embeddings, "Publish the release", **common, embeddings=embeddings, decision=decision)
+
+    return train

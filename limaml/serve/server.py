@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from limaml.config import Application, application_from_json
+from limaml.config import Application, application_from_parameter
 from limaml.errors import ConfigError
 from limaml.online.store import open_store
 from limaml.serve import logs
@@ -44,7 +44,7 @@ class _Factory:
     def __call__(self) -> FastAPI:
         logs.configure()
         sys.setswitchinterval(SWITCH_SECONDS)
-        application = application_from_json(self.application)
+        application = application_from_parameter(self.application)
         return create_app(open_store(self.store_url, application.name), application, drained)
 
 

@@ -9,7 +9,7 @@ import yaml
 from limaml.application_files import shipped_applications
 from limaml.config import (
     Application,
-    application_from_json,
+    application_from_parameter,
     load_application,
     parse_application,
 )
@@ -58,7 +58,7 @@ def test_the_shipped_applications_load_under_their_own_names() -> None:
 @pytest.mark.parametrize("name", ["ptap", "kuairand"])
 def test_the_application_survives_the_json_parameter_of_a_pipeline(name: str) -> None:
     application = load_application(name)
-    back = application_from_json(application.model_dump_json())
+    back = application_from_parameter(application.model_dump_json())
     assert back == application
     assert back.config_hash == application.config_hash
 
@@ -166,7 +166,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_json_that_is_not_json() -> None:
     with pytest.raises(ConfigError, match="not valid JSON"):
-        application_from_json("{")
+        application_from_parameter("{")
 
 
 def test_every_field_with_a_range_says_so_in_the_json_schema() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from limaml.application_files import shipped_applications
-from limaml.config import AlsoTask, Application, application_from_json, load_application, parse_application
+from limaml.config import AlsoTask, Application, application_from_parameter, load_application, parse_application
 from limaml.errors import ConfigError
 from limaml.model import network_spec, schema_changes
 from tests.conftest import SMALL
@@ -34,7 +34,7 @@ def test_the_definitions_in_order() -> None:
     assert application.meta_features(application.task) == application.features.meta
     # Numeric member_x0, member_x1, item_x0, item_x1; categories member_kind, notification_type.
     assert network_spec(application).also_columns == (((1,), (1,)),)
-    assert application_from_json(application.model_dump_json()) == application
+    assert application_from_parameter(application.model_dump_json()) == application
 
 
 def test_one_definition_is_what_it_was(application: Application) -> None:

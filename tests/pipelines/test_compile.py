@@ -10,21 +10,90 @@ from typing import Any
 import pytest
 import yaml
 
-from components import IMAGE
-from pipelines.compile import compile_all
+from limaml.application_files import extend, read_application
+from limaml.config import Application, application_from_parameter, load_application, parse_application
+from limaml.errors import ConfigError
+from pipelines.compile import KINDS, compile_pipeline, pipeline_name
 
-NAMES = ("train", "refresh", "ab_report")
+IMAGE = "registry.example/limaml@sha256:0000"
+
+
+class Compiled:
+    """One pipeline's YAML: its specification and its platform's part."""
+
+    def __init__(self, kind: str, application: Application, **options: str) -> None:
+        self.kind = kind
+        self.text = compile_pipeline(kind, application, **options)
+        self.spec, self.platform = yaml.safe_load_all(self.text)
+
+    @property
+    def executors(self) -> dict[str, Any]:
+        return self.spec["deploymentSpec"]["executors"]
+
+    @property
+    def pods(self) -> dict[str, Any]:
+        return self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        parameters = self.spec["root"]["inputDefinitions"]["parameters"]
+        return {name: each.get("defaultValue") for name, each in parameters.items()}
+
+    def dags(self) -> list[dict[str, Any]]:
+        parts = (self.spec["root"], *self.spec["components"].values())
+        return [part["dag"]["tasks"] for part in parts if "dag" in part]
+
+    def steps(self) -> dict[str, Any]:
+        """Steps by name, those inside groups too."""
+        components = self.spec["components"]
+        return {
+            name: task
+            for tasks in self.dags()
+            for name, task in tasks.items()
+            if "executorLabel" in components[task["componentRef"]["name"]]
+        }
+
+    def executor(self, step: str) -> str:
+        return self.spec["components"][self.steps()[step]["componentRef"]["name"]]["executorLabel"]
+
+
+def _ptap(**changes: Any) -> Application:
+    return parse_application(extend(read_application("ptap"), changes), "test")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def plain(request: pytest.FixtureRequest) -> Compiled:
+    return Compiled(request.param, load_application("ptap"), image=IMAGE, workspace="s3://bucket/limaml")
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("compiled") / "not" / "yet"
-    paths = compile_all(out)
-    return {path.stem: next(iter(yaml.safe_load_all(path.read_text()))) for path in paths}
-
-
-def _tasks(spec: dict[str, Any]) -> dict[str, Any]:
-    return spec["root"]["dag"]["tasks"]
+def full() -> Compiled:
+    step = {
+        "cpu": "500m",
+        "memory": "24Gi",
+        "gpus": 2,
+        "gpu_type": "amd.com/gpu",
+        "shared_memory": "8Gi",
+        "node_selector": {"cloud.example/accelerator": "a100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "timeout_minutes": 90,
+        "retries": 4,
+    }
+    cluster = {
+        "workspace": "s3://bucket/limaml",
+        "data": "s3://bucket/logs",
+        "image_pull_secrets": ["registry"],
+        "image_pull_policy": "Always",
+        "environment": {"AWS_REGION": "eu-central-1"},
+        "secrets": [
+            {"variable": "REDIS_PASSWORD", "secret": "redis", "key": "password"},
+            {"variable": "MLFLOW_TRACKING_TOKEN", "secret": "mlflow", "key": "token", "optional": True},
+        ],
+        "volumes": [{"claim": "logs", "path": "/mnt/logs"}],
+        "run_timeout_minutes": 600,
+        "steps": {"train_theta": step},
+    }
+    return Compiled("train", _ptap(cluster=cluster))
 
 
 def _after(tasks: dict[str, Any], name: str) -> set[str]:
@@ -33,39 +102,97 @@ def _after(tasks: dict[str, Any], name: str) -> set[str]:
     return direct.union(*(_after(tasks, other) for other in direct)) if direct else direct
 
 
-def test_all_pipelines_are_written(compiled: dict[str, dict[str, Any]]) -> None:
-    assert tuple(compiled) == NAMES
+def test_steps_run_the_parameters_image_and_install_nothing(plain: Compiled) -> None:
+    assert plain.defaults["image"] == IMAGE
+    for label, executor in plain.executors.items():
+        assert executor["container"]["image"] == "{{$.inputs.parameters['pipelinechannel--image']}}", label
+        assert "pip" not in " ".join(executor["container"]["command"]), label
+    for label, step in plain.steps().items():
+        assert "componentInputParameter" in step["inputs"]["parameters"]["pipelinechannel--image"], label
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_steps_run_our_image_and_install_nothing(compiled: dict[str, dict[str, Any]], name: str) -> None:
-    for label, executor in compiled[name]["deploymentSpec"]["executors"].items():
-        assert executor["container"]["image"] == IMAGE, label
-        assert "pip" not in executor["container"]["command"][2], label
+def test_a_run_starts_without_typing(plain: Compiled) -> None:
+    assert application_from_parameter(plain.defaults["application"]) == load_application("ptap")
+    assert plain.defaults["workspace"] == "s3://bucket/limaml"
+    if plain.kind != "ab_report":
+        assert None not in plain.defaults.values()
+        assert plain.defaults["run_date"] == ""
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_steps_are_named_for_people_and_never_cached(compiled: dict[str, dict[str, Any]], name: str) -> None:
-    titles = [task["taskInfo"]["name"] for task in _tasks(compiled[name]).values()]
+def test_steps_are_named_for_people_and_never_cached(plain: Compiled) -> None:
+    titles = [step["taskInfo"]["name"] for step in plain.steps().values()]
     assert len(set(titles)) == len(titles)
-    for label, task in _tasks(compiled[name]).items():
-        assert task["taskInfo"]["name"] != label, "a step shows its component's name"
-        assert not task.get("cachingOptions", {}).get("enableCache"), label
+    for label, step in plain.steps().items():
+        assert step["taskInfo"]["name"] != label, "a step shows its component's name"
+        assert not step.get("cachingOptions", {}).get("enableCache"), label
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_are_documented_strings(compiled: dict[str, dict[str, Any]], name: str) -> None:
-    parameters = compiled[name]["root"]["inputDefinitions"]["parameters"]
-    for label, parameter in parameters.items():
+def test_every_step_is_retried_within_a_limit_that_lets_it(plain: Compiled) -> None:
+    """Kubeflow's default of an hour since the first attempt's start would end every later attempt of a long step."""
+    for label, step in plain.steps().items():
+        policy, pod = step["retryPolicy"], plain.pods[plain.executor(label)]
+        assert policy["maxRetryCount"] >= 1, label
+        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
+        attempts = policy["maxRetryCount"] + 1
+        assert int(policy["backoffMaxDuration"].removesuffix("s")) > attempts * int(pod["activeDeadlineSeconds"])
+
+
+def test_every_pod_is_bounded_and_not_root(plain: Compiled) -> None:
+    assert set(plain.pods) == set(plain.executors)
+    for label, pod in plain.pods.items():
+        assert pod["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}, label
+        assert int(pod["activeDeadlineSeconds"]) > 0
+        resources = plain.executors[label]["container"]["resources"]
+        assert resources["resourceCpuRequest"], label
+        assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], label
+        assert "accelerator" not in resources, label
+    assert plain.platform["platforms"]["kubernetes"]["pipelineConfig"]["activeDeadlineSeconds"] == 1440 * 60
+
+
+def test_parameters_are_documented_strings(plain: Compiled) -> None:
+    for label, parameter in plain.spec["root"]["inputDefinitions"]["parameters"].items():
         assert parameter["parameterType"] == "STRING", label
         assert parameter["description"], label
-    for label, component in compiled[name]["components"].items():
-        for parameter, content in component.get("inputDefinitions", {}).get("parameters", {}).items():
-            assert content.get("description"), f"{label}.{parameter}"
+    for label, component in plain.spec["components"].items():
+        if "executorLabel" in component:
+            for parameter, content in component.get("inputDefinitions", {}).get("parameters", {}).items():
+                assert content.get("description"), f"{label}.{parameter}"
 
 
-def test_training_publishes_only_after_the_gate(compiled: dict[str, dict[str, Any]]) -> None:
-    tasks = _tasks(compiled["train"])
+def test_what_a_step_asks_for_reaches_its_pod(full: Compiled) -> None:
+    label = full.executor("train-theta")
+    resources, pod = full.executors[label]["container"]["resources"], full.pods[label]
+    assert (resources["resourceCpuRequest"], resources["resourceMemoryLimit"]) == ("500m", "24Gi")
+    assert resources["accelerator"]["resourceType"] == "amd.com/gpu"
+    assert resources["accelerator"]["resourceCount"] == "2"
+    assert pod["nodeSelector"] == {"labels": {"cloud.example/accelerator": "a100"}}
+    assert pod["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    shared = {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
+    assert pod["emptyDirMounts"] == [shared]
+    assert pod["activeDeadlineSeconds"] == str(90 * 60)
+    assert full.steps()["train-theta"]["retryPolicy"]["maxRetryCount"] == 4
+    others = [full.executors[name]["container"]["resources"] for name in full.executors if name != label]
+    assert not any("accelerator" in each for each in others), "a GPU for a step that did not ask"
+
+
+def test_what_the_cluster_gives_reaches_every_pod(full: Compiled) -> None:
+    assert full.defaults["workspace"] == "s3://bucket/limaml"
+    assert full.defaults["data"] == "s3://bucket/logs"
+    assert full.platform["platforms"]["kubernetes"]["pipelineConfig"]["activeDeadlineSeconds"] == 600 * 60
+    for label, pod in full.pods.items():
+        assert pod["imagePullPolicy"] == "Always"
+        assert [each["secretName"] for each in pod["imagePullSecret"]] == ["registry"]
+        assert [(each["constant"], each["mountPath"]) for each in pod["pvcMount"]] == [("logs", "/mnt/logs")]
+        assert full.executors[label]["container"]["env"] == [{"name": "AWS_REGION", "value": "eu-central-1"}]
+        secrets = {each["secretName"]: (each["keyToEnv"], each.get("optional", False)) for each in pod["secretAsEnv"]}
+        assert secrets == {
+            "redis": ([{"secretKey": "password", "envVar": "REDIS_PASSWORD"}], False),
+            "mlflow": ([{"secretKey": "token", "envVar": "MLFLOW_TRACKING_TOKEN"}], True),
+        }
+
+
+def test_training_publishes_only_after_the_gate(full: Compiled) -> None:
+    tasks = full.steps()
     assert _after(tasks, "push-embeddings") >= {"gate-theta", "generate-embeddings", "train-theta", "validate-data"}
     assert _after(tasks, "gate-theta") >= {"generate-embeddings", "train-theta"}
     splits = {
@@ -76,29 +203,45 @@ def test_training_publishes_only_after_the_gate(compiled: dict[str, dict[str, An
     assert splits == {"train", "validation", "test"}
 
 
-def test_refresh_monitors_what_it_published(compiled: dict[str, dict[str, Any]]) -> None:
-    tasks = _tasks(compiled["refresh"])
+def test_refresh_monitors_what_it_published() -> None:
+    tasks = Compiled("refresh", load_application("ptap")).steps()
     assert "train-theta" not in tasks
     assert _after(tasks, "monitor") >= {"push-embeddings", "generate-embeddings", "group-tasks", "validate-data"}
 
 
-def test_the_date_is_resolved_once(compiled: dict[str, dict[str, Any]]) -> None:
+def test_the_date_is_resolved_once(plain: Compiled) -> None:
     """Past midnight a second step would otherwise work on another day than the first."""
-    for name in ("train", "refresh"):
-        for label, task in _tasks(compiled[name]).items():
-            source = task["inputs"]["parameters"].get("run_date")
-            if source is not None and label != "validate-data":
-                assert source["taskOutputParameter"]["producerTask"] == "validate-data"
+    if plain.kind not in ("train", "refresh"):
+        return
+    for label, task in plain.steps().items():
+        source = task["inputs"]["parameters"].get("run_date")
+        if source is not None and label != "validate-data":
+            assert source["taskOutputParameter"]["producerTask"] == "validate-data"
 
 
-def test_the_command_compiles_with_another_image(tmp_path: Path) -> None:
-    image = "registry.example/limaml@sha256:0000"
-    ended = subprocess.run(
-        [sys.executable, "-m", "pipelines.compile", "--out", str(tmp_path), "--json"],
-        env={**os.environ, "LIMAML_IMAGE": image},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(ended.stdout.splitlines()[-1])["image"] == image
-    assert f"image: {image}" in (tmp_path / "train.yaml").read_text()
+def test_an_unknown_pipeline_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no pipeline 'retrain'; there are train, refresh"):
+        compile_pipeline("retrain", load_application("ptap"))
+
+
+def test_names_in_kubeflow() -> None:
+    assert pipeline_name("ab_report", "pclick_user_type") == "pclick-user-type-ab-report"
+
+
+def test_the_command_writes_the_same_text_every_time(tmp_path: Path) -> None:
+    texts = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed / "not" / "yet"
+        ended = subprocess.run(
+            [sys.executable, "-m", "pipelines.compile", "--out", str(out), "--app", "pinvite_both", "--json"],
+            env={**os.environ, "LIMAML_IMAGE": IMAGE, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said = json.loads(ended.stdout.splitlines()[-1])
+        assert said["image"] == IMAGE
+        assert [Path(path).stem for path in said["files"]] == list(KINDS)
+        texts.append([Path(path).read_text() for path in said["files"]])
+    assert texts[0] == texts[1]
+    assert f"defaultValue: {IMAGE}" in texts[0][0]

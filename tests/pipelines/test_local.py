@@ -11,8 +11,9 @@ from kfp import dsl
 
 from components import IMAGE
 from limaml import errors
+from limaml.config import load_application
 from pipelines.local import StepLog, run_pipeline
-from pipelines.naming import step
+from pipelines.setup import Setup
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
@@ -56,8 +57,9 @@ def note(text: str, log: str):
 
 @dsl.pipeline(name="toy-chain")
 def chain(text: str):
-    first = step(write, "Write", text=text)
-    step(write, "Write again", text=first["Output"])
+    setup = Setup(load_application("ptap"), IMAGE)
+    first = setup.add(write, "Write", IMAGE, text=text)
+    setup.add(write, "Write again", IMAGE, text=first["Output"])
 
 
 @dsl.pipeline(name="toy-failure")

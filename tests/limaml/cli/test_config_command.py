@@ -9,7 +9,7 @@ import yaml
 
 from limaml.application_files import shipped_applications
 from limaml.cli import common, config
-from limaml.config import Application, application_from_json, load_application
+from limaml.config import Application, application_from_parameter, load_application
 
 
 def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -64,7 +64,7 @@ def test_show_prints_what_loads_again(
     path.write_text(capsys.readouterr().out)
     assert load_application(str(path)) == load_application("kuairand")
     assert _run(["show", "--app", "kuairand", "--json"], monkeypatch) == 0
-    assert application_from_json(capsys.readouterr().out) == load_application("kuairand")
+    assert application_from_parameter(capsys.readouterr().out) == load_application("kuairand")
 
 
 def test_show_without_a_name_is_a_usage_error(

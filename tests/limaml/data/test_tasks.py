@@ -345,11 +345,11 @@ def test_a_killed_run_leaves_nothing_and_the_next_one_finishes(tmp_path: Path):
     validated = write_validated(tmp_path / "v", rows, app)
     program = (
         "import os, signal, sys\n"
-        "from limaml.config import application_from_json\n"
+        "from limaml.config import application_from_parameter\n"
         "from limaml.data import tasks\n"
         "from limaml.windows import TaskSplit\n"
         "tasks.ShardWriter.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "app, split = application_from_json(sys.argv[3]), TaskSplit.model_validate_json(sys.argv[4])\n"
+        "app, split = application_from_parameter(sys.argv[3]), TaskSplit.model_validate_json(sys.argv[4])\n"
         "tasks.group_tasks(sys.argv[1], sys.argv[2], app, split)\n"
     )
     arguments = [validated, str(tmp_path / "out"), app.model_dump_json(), TRAIN.model_dump_json()]

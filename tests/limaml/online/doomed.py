@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-from limaml.config import application_from_json, parse_application
+from limaml.config import application_from_parameter, parse_application
 from limaml.errors import StoreError
 from limaml.online import embeddings as embeddings_stage
 from limaml.online import lmdb_store, push, release
@@ -71,7 +71,7 @@ def embed_and_die(
 ) -> None:
     """Generate embeddings and be killed while the second shard is made."""
     embeddings_stage._Job._embedded = _dying(embeddings_stage._Job._embedded, 2)
-    parsed = application_from_json(application)
+    parsed = application_from_parameter(application)
     embeddings_stage.generate_embeddings(model, tasks, output, parsed, date.fromisoformat(as_of), previous)
 
 

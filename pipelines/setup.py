@@ -1,0 +1,92 @@
+"""What an application says of its pipelines, put on the one being defined: parameters' defaults, each step's pod.
+
+Nothing of it reaches a run on this machine: `pipelines.local` leaves the platform's part out.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from limaml.cluster_sections import StepResources
+from limaml.config import Application
+from limaml.manifest import canonical_json
+
+# The image's user; Kubernetes' restricted Pod Security wants it by number.
+USER = 10001
+FIRST_WAIT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One application's pipelines: its configuration, the image, and where everything lies."""
+
+    application: Application
+    image: str
+    workspace: str = ""
+    data: str = ""
+
+    @cached_property
+    def text(self) -> str:
+        """The application as the pipelines' parameter `application` takes it."""
+        return canonical_json(self.application.model_dump(mode="json")).decode()
+
+    @property
+    def config(self) -> dsl.PipelineConfig:
+        """What Kubeflow holds the whole run to."""
+        return dsl.PipelineConfig(active_deadline_seconds=60 * self.application.cluster.run_timeout_minutes)
+
+    def add(self, component: Any, title: str, image: Any, **arguments: Any) -> Any:
+        """Add a step to the pipeline being defined, named for people, and give its output parameters by name.
+
+        Kubeflow's cache stays off: its key covers parameters, not what lies behind a URI, so late rows under the same
+        date or a moved release would be answered from an old run. Our stages skip finished work by what their inputs
+        hold.
+        """
+        task = component(**arguments).set_display_name(title).set_caching_options(enable_caching=False)
+        task.set_container_image(image)
+        self._pod(task, getattr(self.application.cluster.steps, component.name.replace("-", "_"), StepResources()))
+        return task.outputs
+
+    def _pod(self, task: Any, step: StepResources) -> None:
+        cluster = self.application.cluster
+        task.set_cpu_request(step.cpu).set_memory_request(step.memory).set_memory_limit(step.memory)
+        if step.gpus:
+            task.set_accelerator_type(step.gpu_type).set_accelerator_limit(step.gpus)
+        _retry(task, step)
+        kubernetes.set_timeout(task, 60 * step.timeout_minutes)
+        kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
+        # The rest of restricted Pod Security is Kubeflow's own: no escalation, no capabilities, the default seccomp.
+        kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+        if cluster.image_pull_secrets:
+            kubernetes.set_image_pull_secrets(task, list(cluster.image_pull_secrets))
+        for label, value in sorted(step.node_selector.items()):
+            kubernetes.add_node_selector(task, label, value)
+        for taint in step.tolerations:
+            said = {name: value for name, value in taint.model_dump().items() if value}
+            kubernetes.add_toleration(task, **said)
+        if step.shared_memory:
+            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", "Memory", step.shared_memory)
+        for volume in cluster.volumes:
+            kubernetes.mount_pvc(task, volume.claim, volume.path)
+        for name, value in sorted(cluster.environment.items()):
+            task.set_env_variable(name, value)
+        for secret in cluster.secrets:
+            kubernetes.use_secret_as_env(task, secret.secret, {secret.key: secret.variable}, secret.optional)
+
+
+def _retry(task: Any, step: StepResources) -> None:
+    """Retries with waits that double.
+
+    The longest duration counts from the first attempt's start and ends whatever runs then, so Kubeflow's hour would
+    leave a long step no second attempt: it is given room for all of them.
+    """
+    waits = FIRST_WAIT_SECONDS * (2**step.retries - 1)
+    longest = 60 * step.timeout_minutes * (step.retries + 1) + waits
+    task.set_retry(
+        step.retries,
+        backoff_duration=f"{FIRST_WAIT_SECONDS}s",
+        backoff_factor=2.0,
+        backoff_max_duration=f"{longest}s",
+    )
