@@ -197,6 +197,12 @@ class Experiment(Trial):
         """Every test, the first one first."""
         return self, *self.also
 
+    @property
+    def releases(self) -> frozenset[int]:
+        """Numbers of the releases that some arm names."""
+        arms = [self.otherwise, *(arm for trial in self.trials for arm in (trial.control, trial.treatment))]
+        return frozenset(arm for arm in arms if isinstance(arm, int))
+
     @model_validator(mode="after")
     def _tests_are_apart(self) -> Self:
         for what in ("name", "salt"):

@@ -106,10 +106,10 @@ def hold(app: App, workspace: WorkspaceUri, reason: Reason = "", off: Off = Fals
 
 def gc(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
     """Delete generations that no release or rollback needs any more (store.keep_generations, store.keep_days)."""
-    from limaml.online.release import collect_garbage
+    from limaml.online.release import collect_unneeded
 
     store, application = _store(app, workspace)
-    deleted = collect_garbage(store, application.store.keep_generations, application.store.keep_days)
+    deleted = collect_unneeded(store, application)
     emit({"deleted": deleted, "kept": store.generations()}, as_json)
 
 

@@ -6,6 +6,7 @@ A rollback sets a hold, which lies in the release itself: nothing newer is publi
 """
 
 import logging
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -71,7 +72,7 @@ def publish(embeddings: str, store_url: str, application: Application, decision:
     failpoint("publish.flipped")
     how = f"over {sealed.base}" if sealed.base else "complete"
     log.info("publish: release %d is %s, %s (%s tasks)", release.number, plan.name, how, f"{release.tasks:,}")
-    collect_garbage(store, application.store.keep_generations, application.store.keep_days)
+    collect_unneeded(store, application)
     return release
 
 
@@ -152,13 +153,25 @@ def hold(store: Store, reason: str) -> Release:
     return release
 
 
-def collect_garbage(store: Store, keep: int, keep_days: float = 0.0, now: datetime | None = None) -> list[str]:
+def collect_unneeded(store: Store, application: Application) -> list[str]:
+    """Delete all generations that neither the application's rules keep nor any of its A/B tests reads."""
+    rules = application.store
+    return collect_garbage(store, rules.keep_generations, rules.keep_days, tested=application.experiment.releases)
+
+
+def collect_garbage(
+    store: Store,
+    keep: int,
+    keep_days: float = 0.0,
+    now: datetime | None = None,
+    tested: Collection[int] = (),
+) -> list[str]:
     """Delete all generations but those that are still needed.
 
     Needed are the `keep` that the current release and rollbacks from it would read, those that were current less than
-    `keep_days` before `now`, and every base that one of these lies on.
+    `keep_days` before `now`, those of the releases with a number in `tested`, and every base that one of these lies on.
     """
-    kept = _needed(store, keep, timedelta(days=keep_days), now or datetime.now(UTC))
+    kept = _needed(store, keep, timedelta(days=keep_days), now or datetime.now(UTC), tested)
     failpoint("gc.chosen")
     gone = []
     for name in store.generations():
@@ -170,7 +183,7 @@ def collect_garbage(store: Store, keep: int, keep_days: float = 0.0, now: dateti
     return gone
 
 
-def _needed(store: Store, keep: int, age: timedelta, now: datetime) -> list[str]:
+def _needed(store: Store, keep: int, age: timedelta, now: datetime, tested: Collection[int]) -> list[str]:
     newest_first = store.releases()
     by_number = {release.number: release for release in newest_first}
     kept: list[str] = []
@@ -181,7 +194,7 @@ def _needed(store: Store, keep: int, age: timedelta, now: datetime) -> list[str]
         at = by_number.get(at.previous) if at.previous is not None else None
     retired = now
     for release in newest_first:
-        if now - retired < age and release.generation not in kept:
+        if (now - retired < age or release.number in tested) and release.generation not in kept:
             kept.append(release.generation)
         retired = release.published_at
     for name in kept:

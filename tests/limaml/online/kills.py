@@ -108,7 +108,7 @@ def _clutter(world: World, url: str) -> None:
     ) as writer:
         writer.write(0, [b"a"], [b"0" * 32])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(release, "collect_garbage", lambda *_: [])
+        patch.setattr(release, "collect_unneeded", lambda *_: [])
         world.publish(url, world.third, world.other)
 
 

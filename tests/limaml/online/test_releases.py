@@ -5,12 +5,12 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pytest
 
-from limaml.config import Application, parse_application
+from limaml.config import Application, Experiment, parse_application
 from limaml.errors import DataError, ReleaseHeld, StoreError
 from limaml.manifest import read_manifest
 from limaml.online import push
 from limaml.online.overlay import chain, open_generation
-from limaml.online.release import collect_garbage, current, hold, publish, rollback
+from limaml.online.release import collect_garbage, collect_unneeded, current, hold, publish, rollback
 from limaml.online.store import Release, open_store
 from tests.conftest import SMALL
 from tests.limaml.online.conftest import AS_OF, Files
@@ -181,6 +181,20 @@ def test_gc_keeps_recent_releases_and_bases_however_many(files: Files, store_url
     assert sorted(collect_garbage(store, 2, 7, now + timedelta(days=7.1))) == sorted(names[:2])
     assert sorted(store.generations()) == sorted(names[2:])
     assert rollback(store).generation == names[3]
+
+
+def test_gc_keeps_what_an_arm_of_a_test_reads(files: Files, store_url: str) -> None:
+    application = keeping(keep_days=0, maximum_overlays=0)
+    before = files.embeddings()
+    names = [publish(before, store_url, application, files.decision(before)).generation]
+    arms = Experiment(control=1, treatment="current")
+    tested = application.model_copy(update={"experiment": arms})
+    for _ in range(3):
+        before = files.delta(before)
+        names.append(publish(before, store_url, tested).generation)
+    store = open_store(store_url, "small")
+    assert sorted(store.generations()) == sorted([names[0], *names[2:]])
+    assert collect_unneeded(store, application) == [names[0]]
 
 
 def test_the_current_generation_is_never_deleted_nor_a_deleted_one_made_current(
