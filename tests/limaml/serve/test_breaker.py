@@ -2,12 +2,15 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from limaml.online.release import publish
 from limaml.online.store import open_store
 from limaml.serve.breaker import Breaker
 from tests.limaml.online.served import Served
+from tests.limaml.online.servers import RedisServer
 from tests.limaml.serve.conftest import Client, request_of, running, until, with_serve
 from tests.limaml.serve.faults import FaultyStore
 
@@ -95,3 +98,25 @@ def test_a_store_that_hangs_is_waited_for_until_the_deadline(served: Served) -> 
         for wrong in ("0", "-1", "1.5", "soon", "9" * 30):
             reply = client.score(request_of(served, 3), **{"x-deadline-ms": wrong})
             assert (reply.status, wrong) == (200 if wrong == "9" * 30 else 422, wrong)
+
+
+def test_a_redis_server_that_dies_and_comes_back(served: Served, tmp_path: Path) -> None:
+    # What Redis has answered for is on its disk, so that a killed server comes back with it.
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        decision = served.files.decision(served.embeddings)
+        publish(served.embeddings, server.url, served.application, decision)
+        application = with_serve(served.application, breaker_failures=2, breaker_seconds=0.2, deadline_ms=2000)
+        with running(application, open_store(server.url, "small")) as client:
+            until(lambda: client.get("/v2/health/ready").status == 200)
+            good = client.score(request_of(served, 3)).json
+            assert (good["store"], good["reason"]) == ("ok", "stale")
+            server.stop()
+            for _ in range(5):
+                reply = client.score(request_of(served, 3))
+                assert reply.status == 200
+                assert (reply.json["store"], reply.json["reason"]) == ("unavailable", "zero_shot")
+            assert client.metric("limaml_store_breaker_open") == 1
+            server.start()
+            until(lambda: client.score(request_of(served, 3)).json["store"] == "ok")
+            again = client.score(request_of(served, 3)).json
+            assert (again["candidates"], again["release"]) == (good["candidates"], good["release"])
