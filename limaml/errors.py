@@ -10,7 +10,8 @@
     │   ├── NoRelease          5     nothing was published for the application yet
     │   └── ReleaseConflict    5     the current release moved while we prepared the next one
     ├── LeaseHeld              6     another run holds (application, date)
-    └── ReleaseHeld            7     a rollback's hold is on: newer publishes wait for a person to end it
+    ├── ReleaseHeld            7     a rollback's hold is on: newer publishes wait for a person to end it
+    └── KubeflowError          8     Kubeflow or its cluster can't be reached, refuses, or a run there did not succeed
 
 A message says what was wrong, where (file, column, row, task), the value seen, and what to do.
 """
@@ -74,3 +75,9 @@ class ReleaseHeld(LimamlError):
     """The current release is held, so nothing newer is published."""
 
     exit_code = 7
+
+
+class KubeflowError(LimamlError):
+    """Kubeflow Pipelines or its cluster can't be reached, refuses what is asked, or a run there did not succeed."""
+
+    exit_code = 8

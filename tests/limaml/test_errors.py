@@ -16,6 +16,7 @@ from limaml import errors
         (errors.ReleaseConflict, 5),
         (errors.LeaseHeld, 6),
         (errors.ReleaseHeld, 7),
+        (errors.KubeflowError, 8),
     ],
 )
 def test_exit_codes_are_the_documented_ones(kind: type[errors.LimamlError], code: int) -> None:
