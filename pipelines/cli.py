@@ -19,6 +19,7 @@ AREAS = (
         "replay", "experiment",
     )),
     "monitoring.cli",
+    "pipelines.cluster_cli",
 )  # fmt: skip
 
 DataUri = Annotated[

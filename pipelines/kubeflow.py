@@ -88,7 +88,7 @@ class _Client(kfp.Client):
         return kfp_server_api.V2beta1GetHealthzResponse(multi_user=False)
 
     def _load_config(self, *given: Any, **named: Any) -> Any:
-        config = super()._load_config(*given, **named)
+        config: Any = super()._load_config(*given, **named)
         config.retries = False  # one deadline, ours: urllib3 would try each request three times more by itself
         return config
 
@@ -144,7 +144,9 @@ class Kubeflow:
                 failure = self._lost(action, error, safe)
                 again = (safe or isinstance(error, _NEVER_SENT)) and not isinstance(error, transport.SSLError)
             except OSError as error:
-                raise self._error(action, f"its token can't be read: {error}", "check the pod's token volume") from error
+                raise self._error(
+                    action, f"its token can't be read: {error}", "check the pod's token volume"
+                ) from error
             except ValueError as error:
                 raise self._stranger(action) from error
             except AttributeError as error:
@@ -187,11 +189,9 @@ class Kubeflow:
         self.multi_user = bool(body.get("multi_user"))
         number = self.version_number
         if number and number < MINIMUM_VERSION:
-            raise self._error(
-                "work with it",
-                f"it is version {self.version}, {'.'.join(map(str, MINIMUM_VERSION))} or newer is needed (scheduled dates)",
-                "upgrade Kubeflow Pipelines",
-            )
+            least = ".".join(map(str, MINIMUM_VERSION))
+            what = f"it is version {self.version}, {least} or newer is needed (older ones don't expand scheduled dates)"
+            raise self._error("work with it", what, "upgrade Kubeflow Pipelines")
 
     @property
     def version_number(self) -> tuple[int, int] | None:
@@ -215,7 +215,10 @@ class Kubeflow:
             what, do = f"unauthorized: {said}", "give a valid token by --token-variable, or run inside the cluster"
         elif status == 403:
             where = f" in namespace {self.namespace}" if self.namespace else ""
-            what, do = f"forbidden: {said}", f"give this account the role kubeflow-edit{where}, or another --kfp-namespace"
+            what, do = (
+                f"forbidden: {said}",
+                f"give this account the role kubeflow-edit{where}, or another --kfp-namespace",
+            )
         elif status == 404:
             what, do = f"not found: {said}", "check the name with `limaml pipelines list`, and that --host is its API"
         elif status >= 500 or status == 429:
@@ -232,11 +235,8 @@ class Kubeflow:
             case transport.NameResolutionError():
                 return self._error(action, "there is no such host", "check --host and KF_PIPELINES_ENDPOINT")
             case transport.NewConnectionError():
-                return self._error(
-                    action,
-                    "nothing listens there",
-                    "check --host and that Kubeflow Pipelines runs: `kubectl -n kubeflow get pods`, or port-forward again",
-                )
+                do = "check --host and that it runs: `kubectl -n kubeflow get pods`; or port-forward again"
+                return self._error(action, "nothing listens there", do)
             case transport.ConnectTimeoutError():
                 what = f"no connection within {CONNECT_SECONDS} s"
                 return self._error(action, what, "check --host, VPN and network policies")
@@ -256,8 +256,8 @@ class Kubeflow:
 def connect(access: Access) -> Kubeflow:
     """A connection to Kubeflow Pipelines, after it has said who it is.
 
-    The endpoint is `--host`, `KF_PIPELINES_ENDPOINT`, or in a pod the service in namespace kubeflow. The token is that of
-    the variable named, of `KF_PIPELINES_TOKEN`, or the pod's projected one, read anew for each request.
+    The endpoint is `--host`, `KF_PIPELINES_ENDPOINT`, or in a pod the service in namespace kubeflow. The token is that
+    of the variable named, of `KF_PIPELINES_TOKEN`, or the pod's projected one, read anew for each request.
 
     Raises:
         ConfigError: no endpoint, or arguments that are wrong.
@@ -270,7 +270,9 @@ def connect(access: Access) -> Kubeflow:
     credentials = ServiceAccountTokenVolumeCredentials(str(projected)) if not token and projected.is_file() else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # "only works with Kubeflow Pipelines 2"
-        client = _Client(host=endpoint, existing_token=token or None, credentials=credentials, ssl_ca_cert=access.ca or None)
+        client = _Client(
+            host=endpoint, existing_token=token or None, credentials=credentials, ssl_ca_cert=access.ca or None
+        )
     kubeflow = Kubeflow(client, endpoint)
     kubeflow.greet()
     if kubeflow.multi_user:

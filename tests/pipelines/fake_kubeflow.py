@@ -216,10 +216,12 @@ class FakeKubeflow:
             operation = _OPERATIONS.get(predicate["operation"], predicate["operation"])
             if operation not in _OPERATIONS.values():
                 return 400, {"code": 3, "message": f"no operation {operation}"}
-            items = [
-                item for item in items
-                if (value == item.get(predicate["key"]) if operation == "EQUALS" else value in item.get(predicate["key"], ""))
-            ]  # fmt: skip
+            kept = []
+            for item in items:
+                has = str(item.get(predicate["key"], ""))
+                if (value == has) if operation == "EQUALS" else (value in has):
+                    kept.append(item)
+            items = kept
         if query.get("sort_by") == "created_at desc":
             items = items[::-1]
         start = int(query.get("page_token") or 0)

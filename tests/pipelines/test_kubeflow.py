@@ -3,7 +3,6 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,7 @@ from pipelines import kubeflow as kf
 from pipelines.kubeflow import Access, Refusal, connect
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
-
-@pytest.fixture(autouse=True)
-def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No endpoint or token of the machine the tests run on; short waits."""
-    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_UI_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "none"))
-    monkeypatch.setattr(kf, "POD_ACCOUNT", tmp_path / "no-pod")
-    monkeypatch.setattr(kf, "REPEAT_SECONDS", 2.0)
-    monkeypatch.setattr(kf, "ANSWER_SECONDS", 1)
-
-
-@pytest.fixture
-def server() -> Iterator[FakeKubeflow]:
-    with FakeKubeflow().running() as fake:
-        yield fake
+pytestmark = pytest.mark.usefixtures("nothing_around")
 
 
 def _list(kubeflow: kf.Kubeflow) -> list[str]:
@@ -105,7 +89,7 @@ def test_every_refusal_says_what_to_do(server: FakeKubeflow, status: int, body: 
 )
 def test_something_else_behind_the_endpoint_is_recognized(server: FakeKubeflow, fault: dict) -> None:
     server.fault("GET", "healthz", **fault, times=0)
-    with pytest.raises(KubeflowError, match="something else answers.*give the URL"):
+    with pytest.raises(KubeflowError, match=r"something else answers.*give the URL"):
         connect(Access(server.host))
 
 
@@ -156,7 +140,7 @@ def test_nobody_there_is_said_within_seconds() -> None:
 def test_a_host_that_does_not_exist_and_plain_http_behind_https(server: FakeKubeflow) -> None:
     with pytest.raises(KubeflowError, match="there is no such host"):
         connect(Access("http://kubeflow.invalid"))
-    with pytest.raises(KubeflowError, match="certificate|connection was lost"):
+    with pytest.raises(KubeflowError, match=r"certificate|connection was lost"):
         connect(Access(server.host.replace("http:", "https:")))
 
 

@@ -1,0 +1,139 @@
+"""`limaml submit`, `limaml pipelines`: what reaches Kubeflow Pipelines from the command line."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from limaml.cli.common import App, Json, emit
+from limaml.errors import ConfigError, KubeflowError
+
+Host = Annotated[
+    str,
+    typer.Option("--host", envvar="KF_PIPELINES_ENDPOINT", help="URL of Kubeflow Pipelines' API; in a pod: its own."),
+]
+KfpNamespace = Annotated[
+    str,
+    typer.Option("--kfp-namespace", envvar="KF_PIPELINES_NAMESPACE", help="The team's, where each has one."),
+]
+TokenVariable = Annotated[
+    str, typer.Option("--token-variable", help="Environment variable that holds the token; else KF_PIPELINES_TOKEN.")
+]
+Ca = Annotated[str, typer.Option("--ca", envvar="KF_PIPELINES_CA", help="File of the CA that signed its certificate.")]
+Kind = Annotated[str, typer.Argument(metavar="PIPELINE", help="train, refresh, monitor, ab_report or backfill.")]
+Image = Annotated[
+    str, typer.Option("--image", envvar="LIMAML_IMAGE", help="Container image of every step; default: this version's.")
+]
+Workspace = Annotated[str, typer.Option("--workspace", help="Another workspace than the application's.")]
+Data = Annotated[str, typer.Option("--data", help="Another data root than the application's.")]
+RunDate = Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Logical date; none: today.")]
+Parameter = Annotated[
+    list[str] | None, typer.Option("--param", help="name=value, for any parameter of the pipeline; may be repeated.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end; exit code 8 where it did not succeed.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands."""
+    app.command("submit")(submit)
+    group = typer.Typer(no_args_is_help=True, help="Upload, list and remove an application's pipelines in Kubeflow.")
+    group.command("register")(register_pipelines)
+    group.command("list")(list_pipelines)
+    group.command("remove")(remove_pipelines)
+    app.add_typer(group, name="pipelines")
+
+
+def submit(
+    kind: Kind,
+    app: App,
+    workspace: Workspace = "",
+    data: Data = "",
+    image: Image = "",
+    run_date: RunDate = None,
+    parameter: Parameter = None,
+    wait: Wait = False,
+    host: Host = "",
+    kfp_namespace: KfpNamespace = "",
+    token_variable: TokenVariable = "",
+    ca: Ca = "",
+    as_json: Json = False,
+) -> None:
+    """Start one run on Kubeflow and say where to watch it."""
+    from limaml.config import load_application
+    from pipelines.kubeflow import Access, connect
+    from pipelines.submit import limit_minutes, watch
+    from pipelines.submit import submit as start
+
+    application = load_application(app)
+    given = {"workspace": workspace, "data": data} | _parameters(parameter or [])
+    kubeflow = connect(Access(host, kfp_namespace, token_variable, ca))
+    result = start(kubeflow, application, kind, given, run_date.date() if run_date else None, image)
+    if wait:
+        result |= watch(kubeflow, result["run_id"], limit_minutes(application))
+    emit(result, as_json)
+    if wait and result["state"] != "SUCCEEDED":
+        raise KubeflowError(f"run {result['run_id']} ended {result['state']}: {result['reason'] or 'see its page'}")
+
+
+def register_pipelines(
+    app: App,
+    image: Image = "",
+    host: Host = "",
+    kfp_namespace: KfpNamespace = "",
+    token_variable: TokenVariable = "",
+    ca: Ca = "",
+    as_json: Json = False,
+) -> None:
+    """Upload what Kubeflow does not have yet of an application's pipelines; safe to repeat."""
+    from dataclasses import asdict
+
+    from limaml.config import load_application
+    from pipelines.kubeflow import Access, connect
+    from pipelines.uploads import register as upload_all
+
+    application = load_application(app)
+    versions = upload_all(connect(Access(host, kfp_namespace, token_variable, ca)), application, image)
+    emit({"application": application.name, "pipelines": [asdict(each) for each in versions]}, as_json)
+
+
+def list_pipelines(
+    app: App,
+    host: Host = "",
+    kfp_namespace: KfpNamespace = "",
+    token_variable: TokenVariable = "",
+    ca: Ca = "",
+    as_json: Json = False,
+) -> None:
+    """List an application's pipelines in Kubeflow with their versions."""
+    from limaml.config import load_application
+    from pipelines.kubeflow import Access, connect
+    from pipelines.uploads import registered
+
+    name = load_application(app).name
+    found = registered(connect(Access(host, kfp_namespace, token_variable, ca)), name)
+    emit({"application": name, "pipelines": list(found)}, as_json)
+
+
+def remove_pipelines(
+    app: App,
+    host: Host = "",
+    kfp_namespace: KfpNamespace = "",
+    token_variable: TokenVariable = "",
+    ca: Ca = "",
+    as_json: Json = False,
+) -> None:
+    """Delete an application's pipelines from Kubeflow; runs there have been stay."""
+    from limaml.config import load_application
+    from pipelines.kubeflow import Access, connect
+    from pipelines.uploads import remove
+
+    name = load_application(app).name
+    removed = remove(connect(Access(host, kfp_namespace, token_variable, ca)), name)
+    emit({"application": name, "removed": removed}, as_json)
+
+
+def _parameters(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ConfigError(f"--param {wrong[0]}: give name=value")
+    return {name: value for name, _, value in pairs}

@@ -1,0 +1,137 @@
+"""One run on Kubeflow: started, and watched to its end."""
+
+import logging
+import time
+from datetime import UTC, date, datetime
+from typing import Any
+
+from limaml.config import Application
+from limaml.errors import KubeflowError
+from pipelines.kubeflow import Kubeflow
+from pipelines.uploads import compiled, experiment, upload
+
+log = logging.getLogger(__name__)
+
+ENDED = {"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"}
+POLL_SECONDS = 5.0
+# How long a lost connection is waited for while a run goes on without us.
+LOST_SECONDS = 300.0
+# What a run may still take to end after Kubeflow's own limit on it.
+GRACE_MINUTES = 15
+
+
+def submit(
+    kubeflow: Kubeflow,
+    application: Application,
+    kind: str,
+    arguments: dict[str, str],
+    run_date: date | None = None,
+    image: str = "",
+) -> dict[str, Any]:
+    """Start a run of a pipeline, uploading the pipeline as it is now where it is not there yet.
+
+    Args:
+        kubeflow: where.
+        application: whose pipeline.
+        kind: train, refresh, …
+        arguments: the run's own values of the pipeline's parameters; empty ones are left to its defaults.
+        run_date: the logical date; none: today (UTC), or what the pipeline does without one.
+        image: of every step; empty: the application's pipelines' own.
+
+    Raises:
+        ConfigError: there is no such pipeline, or it does not take these arguments.
+        KubeflowError: it could not be started.
+    """
+    text = compiled(kind, application, image)
+    given = text.arguments(arguments | ({"run_date": run_date.isoformat()} if run_date else {}))
+    version = upload(kubeflow, text)
+    when = run_date.isoformat() if run_date else f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    body: dict[str, Any] = {
+        "display_name": f"{version.pipeline} {when}",
+        "description": f"started by `limaml submit`; version {version.version}",
+        "experiment_id": experiment(kubeflow, application),
+        "pipeline_version_reference": version.reference,
+        "runtime_config": {"parameters": given},
+    }
+    if application.cluster.service_account:
+        body["service_account"] = application.cluster.service_account
+    action = f"start a run of {version.pipeline}"
+    run = kubeflow.call(action, kubeflow.runs.run_service_create_run, safe=False, run=body)
+    result = {
+        "application": application.name,
+        "kind": kind,
+        "pipeline": version.pipeline,
+        "version": version.version,
+        "uploaded": version.uploaded,
+        "arguments": given,
+        "run_id": run["run_id"],
+        "state": run.get("state") or "PENDING",
+        "link": kubeflow.link("runs", "details", run["run_id"]),
+    }
+    log.info("open %s", result["link"])
+    return result
+
+
+def watch(kubeflow: Kubeflow, run_id: str, limit_minutes: float) -> dict[str, Any]:
+    """Follow a run to its end: its state, the reason for it, and the steps that failed.
+
+    Raises:
+        KubeflowError: the connection stays lost, the run is gone, or it has no end within the limit.
+    """
+    ends, seen = time.monotonic() + 60 * limit_minutes, ""
+    while True:
+        action = f"follow run {run_id}"
+        run = kubeflow.call(action, kubeflow.runs.run_service_get_run, patience=LOST_SECONDS, run_id=run_id)
+        state = str(run.get("state") or "PENDING")
+        now = _progress(run, state)
+        if now != seen:
+            log.info("run %s: %s", run_id, now)
+            seen = now
+        if state in ENDED:
+            return {"state": state, "reason": reason(run), "failed_steps": _failed(run)}
+        if time.monotonic() > ends:
+            raise KubeflowError(
+                f"run {run_id} is still {state} after {limit_minutes:.0f} minutes ({now}); look why its pods don't "
+                f"end: {kubeflow.link('runs', 'details', run_id)}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def limit_minutes(application: Application) -> float:
+    """How long a run of an application is followed: as long as Kubeflow lets it run, and a little."""
+    return application.cluster.run_timeout_minutes + GRACE_MINUTES
+
+
+def reason(run: dict[str, Any]) -> str:
+    """Why a run ended as it did, in one line; empty where Kubeflow does not say."""
+    said = next(filter(None, map(_said, [run, *reversed(run.get("state_history") or ())])), "")
+    steps = [f"{each['step']}: {each['message']}" if each["message"] else each["step"] for each in _failed(run)]
+    return "; ".join([*([said] if said else []), *steps])
+
+
+def _said(what: dict[str, Any]) -> str:
+    return " ".join(((what.get("error") or {}).get("message") or "").split())
+
+
+def _tasks(run: dict[str, Any]) -> list[dict[str, Any]]:
+    return (run.get("run_details") or {}).get("task_details") or []
+
+
+def _failed(run: dict[str, Any]) -> list[dict[str, str]]:
+    """Steps that failed; those that only hold other steps say nothing themselves."""
+    failed = [task for task in _tasks(run) if task.get("state") == "FAILED"]
+    parents = {task.get("parent_task_id") for task in failed}
+    return [
+        {
+            "step": str(task.get("display_name")),
+            "message": " ".join(((task.get("error") or {}).get("message") or "").split()),
+        }
+        for task in failed
+        if task.get("task_id") not in parents and not str(task.get("display_name")).startswith("root")
+    ]
+
+
+def _progress(run: dict[str, Any], state: str) -> str:
+    steps = [task for task in _tasks(run) if not str(task.get("display_name", "")).startswith(("root", "executor"))]
+    running = sorted({str(task.get("display_name")) for task in steps if task.get("state") == "RUNNING"})
+    return f"{state}, running: {', '.join(running)}" if running and state not in ENDED else state

@@ -1,0 +1,218 @@
+"""`limaml submit` and `limaml pipelines` against a Kubeflow Pipelines server, as people and machines call them."""
+
+import json
+import threading
+import time
+from datetime import date
+from typing import Any
+
+import pytest
+import yaml
+
+from limaml.config import Application, load_application, parse_application
+from limaml.errors import ConfigError, KubeflowError
+from pipelines import cli, submit, uploads
+from pipelines.compile import KINDS, compile_pipeline
+from pipelines.kubeflow import Access, connect
+from tests.conftest import SMALL
+from tests.pipelines.fake_kubeflow import FakeKubeflow
+
+WORKSPACE = "s3://bucket/limaml"
+
+
+@pytest.fixture
+def deployed(application: Application) -> Application:
+    """An application that says where it works."""
+    return parse_application(SMALL | {"cluster": {"workspace": WORKSPACE, "service_account": "runner"}}, "tests")
+
+
+def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    """A command's exit code, standard output and standard error."""
+    monkeypatch.setattr("sys.argv", ["limaml", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    output = capsys.readouterr()
+    return int(ended.value.code or 0), output.out, output.err
+
+
+def _state(server: FakeKubeflow, state: str, **fields: Any) -> None:
+    (run,) = server.items("runs")
+    run.update(state=state, **fields)
+
+
+def _tasks(*tasks: tuple[str, str, str]) -> dict[str, Any]:
+    details = [
+        {"task_id": str(number), "display_name": name, "state": state, "error": {"message": message}}
+        for number, (name, state, message) in enumerate(tasks)
+    ]
+    return {"run_details": {"task_details": details}}
+
+
+def test_a_run_is_started_from_an_uploaded_version_in_the_applications_experiment(
+    server: FakeKubeflow, deployed: Application
+) -> None:
+    kubeflow = connect(Access(server.host))
+    result = submit.submit(kubeflow, deployed, "refresh", {}, date(2026, 1, 31))
+    (run,), (version,), (pipeline,) = server.items("runs"), server.items("versions"), server.items("pipelines")
+    assert pipeline["display_name"] == "small-refresh"
+    assert version["name"] == result["version"]
+    assert server.uploaded[version["pipeline_version_id"]] == compile_pipeline("refresh", deployed)
+    assert [each["display_name"] for each in server.items("experiments")] == ["small"]
+    assert run["runtime_config"]["parameters"] == {"run_date": "2026-01-31"}
+    assert run["service_account"] == "runner"
+    assert run["display_name"] == "small-refresh 2026-01-31"
+    assert result["link"] == f"{server.host}/#/runs/details/{run['run_id']}"
+    again = submit.submit(kubeflow, deployed, "refresh", {"workspace": "s3://other/place"})
+    assert result["uploaded"]
+    assert not again["uploaded"]
+    assert [len(server.items(kind)) for kind in ("pipelines", "versions", "experiments", "runs")] == [1, 1, 1, 2]
+
+
+def test_another_text_is_another_version_of_the_same_pipeline(server: FakeKubeflow, deployed: Application) -> None:
+    kubeflow = connect(Access(server.host))
+    first = uploads.upload(kubeflow, uploads.compiled("train", deployed))
+    second = uploads.upload(kubeflow, uploads.compiled("train", deployed, image="registry/limaml@sha256:1"))
+    assert first.pipeline_id == second.pipeline_id
+    assert first.version != second.version
+
+
+def test_two_that_upload_at_once_end_with_one_version(server: FakeKubeflow, deployed: Application) -> None:
+    text = uploads.compiled("refresh", deployed)
+    found: list[str] = []
+    start = threading.Barrier(4)
+
+    def upload() -> None:
+        kubeflow = connect(Access(server.host))
+        start.wait()
+        found.append(uploads.upload(kubeflow, text).version_id)
+        uploads.experiment(kubeflow, deployed)
+
+    threads = [threading.Thread(target=upload) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == len(server.items("versions")) == len(server.items("experiments")) == 1
+
+
+def test_an_answer_to_an_upload_that_is_lost_does_no_harm(server: FakeKubeflow, deployed: Application) -> None:
+    server.fault("POST", "/pipelines$", cut=True, after=True)
+    server.fault("POST", "upload_version", cut=True, after=True)
+    uploads.upload(connect(Access(server.host)), uploads.compiled("refresh", deployed))
+    assert len(server.items("pipelines")) == len(server.items("versions")) == 1
+
+
+def test_arguments_are_checked_before_anything_is_uploaded(server: FakeKubeflow, application: Application) -> None:
+    kubeflow = connect(Access(server.host))
+    with pytest.raises(ConfigError, match=r"no workspace: set cluster\.workspace"):
+        submit.submit(kubeflow, application, "refresh", {})
+    with pytest.raises(ConfigError, match="takes no 'rundate'; it takes application, data, image"):
+        submit.submit(kubeflow, application, "refresh", {"rundate": "x", "workspace": WORKSPACE})
+    with pytest.raises(ConfigError, match="needs end, exposures"):
+        submit.submit(kubeflow, application, "ab_report", {"workspace": WORKSPACE})
+    with pytest.raises(ConfigError, match="no pipeline 'refersh'; there are"):
+        submit.submit(kubeflow, application, "refersh", {})
+    assert not server.asked("POST", "")
+
+
+def test_a_run_is_followed_through_lost_connections_to_its_reason(
+    server: FakeKubeflow, deployed: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
+    kubeflow = connect(Access(server.host))
+    run_id = submit.submit(kubeflow, deployed, "refresh", {})["run_id"]
+
+    def live() -> None:
+        _state(server, "RUNNING", **_tasks(("root", "RUNNING", ""), ("Validate data", "RUNNING", "")))
+        time.sleep(0.3)
+        server.fault("GET", "/runs/", cut=True, times=2)
+        server.fault("GET", "/runs/", status=503, times=2)
+        time.sleep(0.3)
+        ended = _tasks(("root", "FAILED", ""), ("Validate data", "FAILED", "3 of 5 days\nare missing"))
+        _state(server, "FAILED", error={"message": "task failed"}, **ended)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    with caplog.at_level("INFO", "pipelines"):
+        result = submit.watch(kubeflow, run_id, 1)
+    thread.join()
+    assert result["state"] == "FAILED"
+    assert result["reason"] == "task failed; Validate data: 3 of 5 days are missing"
+    assert "running: Validate data" in caplog.text
+
+
+def test_a_run_without_end_and_a_connection_that_stays_lost_are_errors_not_hangs(
+    server: FakeKubeflow, deployed: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(submit, "LOST_SECONDS", 1.0)
+    kubeflow = connect(Access(server.host))
+    run_id = submit.submit(kubeflow, deployed, "refresh", {})["run_id"]
+    with pytest.raises(KubeflowError, match="still PENDING after 0 minutes"):
+        submit.watch(kubeflow, run_id, 0.002)
+    with pytest.raises(KubeflowError, match="not found: runs gone not found"):
+        submit.watch(kubeflow, "gone", 1)
+    server.fault("GET", "/runs/", cut=True, times=0)
+    with pytest.raises(KubeflowError, match=f"can't follow run {run_id}: the connection was lost"):
+        submit.watch(kubeflow, run_id, 1)
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELED"])
+def test_the_command_prints_one_object_and_ends_as_the_run_ends(
+    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
+    server.on_create = lambda kind, item: item.update(state=state) if kind == "runs" else None
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.host)
+    given = ["--app", "ptap", "--workspace", WORKSPACE, "--date", "2026-01-31", "--wait", "--json"]
+    code, out, err = _run(capsys, monkeypatch, "submit", "refresh", *given)
+    result = json.loads(out)
+    assert result["state"] == state
+    assert result["arguments"] == {"run_date": "2026-01-31", "workspace": WORKSPACE}
+    assert code == (0 if state == "SUCCEEDED" else 8)
+    assert state == "SUCCEEDED" or f"ended {state}" in err
+
+
+def test_pipelines_are_registered_listed_and_removed(
+    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--app", "ptap", "--host", server.host, "--json"]
+    for uploaded in (True, False):
+        code, out, _ = _run(capsys, monkeypatch, "pipelines", "register", *given)
+        assert code == 0
+        pipelines = json.loads(out)["pipelines"]
+        assert [each["uploaded"] for each in pipelines] == [uploaded] * len(KINDS)
+    listed = json.loads(_run(capsys, monkeypatch, "pipelines", "list", *given)[1])["pipelines"]
+    assert [each["kind"] for each in listed] == list(KINDS)
+    assert all(len(each["versions"]) == 1 for each in listed)
+    removed = json.loads(_run(capsys, monkeypatch, "pipelines", "remove", *given)[1])["removed"]
+    assert len(removed) == len(KINDS)
+    assert not server.items("pipelines")
+    assert not server.items("versions")
+    assert json.loads(_run(capsys, monkeypatch, "pipelines", "remove", *given)[1])["removed"] == []
+
+
+def test_a_command_without_kubeflow_says_so_and_ends_with_8_or_2(
+    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.version = "2.5.0"
+    code, out, err = _run(capsys, monkeypatch, "submit", "train", "--app", "ptap", "--host", server.host, "--json")
+    assert (code, out) == (8, "")
+    assert "2.16 or newer" in err
+    code, _, err = _run(capsys, monkeypatch, "submit", "train", "--app", "ptap")
+    assert code == 2
+    assert "where is Kubeflow Pipelines?" in err
+
+
+def test_teams_get_their_namespace(server: FakeKubeflow, deployed: Application) -> None:
+    server.multi_user = True
+    kubeflow = connect(Access(server.host, namespace="team-a"))
+    submit.submit(kubeflow, deployed, "refresh", {})
+    assert {each["namespace"] for kind in ("pipelines", "experiments") for each in server.items(kind)} == {"team-a"}
+
+
+def test_every_shipped_application_compiles_to_text_kubeflow_reads(application: Application) -> None:
+    text = uploads.compiled("refresh", load_application("pclick_user_type"))
+    assert text.name == "pclick-user-type-refresh"
+    assert next(yaml.safe_load_all(text.text))["pipelineInfo"]["name"] == "limaml-refresh"
