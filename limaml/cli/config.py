@@ -64,10 +64,10 @@ def show(name: Name = "", app: AppOption = "", as_json: Json = False) -> None:
 
 
 def schema(as_json: Json = False) -> None:
-    """Print the JSON schema of an application, for editors and for the chart."""
-    from limaml.config import Application
+    """Print the JSON schema of an application's YAML, for editors and for the chart."""
+    from limaml.application_schema import file_schema
 
-    content = Application.model_json_schema()
+    content = file_schema()
     if as_json:
         emit(content, as_json)
     else:

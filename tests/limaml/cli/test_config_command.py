@@ -8,8 +8,9 @@ import typer
 import yaml
 
 from limaml.application_files import shipped_applications
+from limaml.application_schema import file_schema
 from limaml.cli import common, config
-from limaml.config import Application, application_from_parameter, load_application
+from limaml.config import application_from_parameter, load_application
 
 
 def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -79,4 +80,4 @@ def test_schema_is_the_applications_json_schema(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(arguments, monkeypatch) == 0
-    assert json.loads(capsys.readouterr().out) == Application.model_json_schema()
+    assert json.loads(capsys.readouterr().out) == file_schema()
