@@ -20,6 +20,7 @@ AREAS = (
     )),
     "monitoring.cli",
     "pipelines.cluster_cli",
+    "pipelines.schedule_cli",
 )  # fmt: skip
 
 DataUri = Annotated[
