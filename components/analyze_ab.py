@@ -19,6 +19,7 @@ def analyze_ab(
     metrics: dsl.Output[dsl.Metrics],
     outcomes: str = "",
     test: str = "",
+    run_id: str = "",
 ) -> str:
     """Check the split, then compare the arms' CTR and weekly active users in every cohort.
 
@@ -32,28 +33,22 @@ def analyze_ab(
         end: The day after its last.
         outcomes: URI of what was shown and clicked, for a log of the scorer service; empty where exposures say it.
         test: Name of the application's test; empty for the first.
+        run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
         URI of the report.
     """
-    from datetime import date
-
-    from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_parameter
+    from components.support import Step, log_figures, save_page
     from limaml.experiment.analysis import analyze
-    from limaml.windows import Window
-    from limaml.workspace import Workspace
+    from limaml.windows import parse_window
 
-    with Step():
-        app = application_from_parameter(application)
-        window = Window(
-            start=date.fromisoformat(start),
-            end=date.fromisoformat(end),
-            utc_offset_hours=app.windows.utc_offset_hours,
-        )
-        output = Workspace(workspace, app.name).experiment(window, test)
+    with Step("analyze_ab", run_id) as step:
+        app, place = step.open(application, workspace)
+        window = parse_window(start, end, app.windows.utc_offset_hours)
+        step.take(window.end, "ab_report")
+        output = place.experiment(window, test)
         analyzed = analyze(exposures, visits, signups, output, app, window, outcomes, test)
-        save(analyzed, output, manifest)
+        step.save(analyzed, output, manifest)
         save_page(output, report)
         log_figures(analyzed.counts, metrics)
     return output

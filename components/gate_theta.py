@@ -19,6 +19,7 @@ def gate_theta(
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     roc: dsl.Output[dsl.ClassificationMetrics],
+    run_id: str = "",
 ) -> str:
     """Score the test split with the pair, its baselines and the champion; promote or refuse.
 
@@ -34,22 +35,21 @@ def gate_theta(
         embeddings: URI of the embeddings generated on the test split's support rows.
         validation: URI of the validation task set, on which the controls are tuned.
         test: URI of the test task set.
+        run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
         URI of the decision.
     """
     from datetime import date
 
-    from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_parameter
+    from components.support import Step, log_figures, save_page
     from limaml.errors import GateRefused
     from limaml.manifest import read_manifest
     from limaml.training.gate import judge
-    from limaml.workspace import Workspace
 
-    with Step():
-        app = application_from_parameter(application)
-        place = Workspace(workspace, app.name)
+    with Step("gate_theta", run_id) as step:
+        app, place = step.open(application, workspace)
+        as_of = step.take(date.fromisoformat(run_date))
         version = read_manifest(model, "model").details["model_version"]
         output = place.decision(version)
         # A refusal is an answer: its figures and its page are what a person looks for in a red run.
@@ -61,11 +61,11 @@ def gate_theta(
             output,
             app,
             place.tracking_uri(),
-            date.fromisoformat(run_date),
+            as_of,
             data or place.data,
             raise_on_refusal=False,
         )
-        save(decision, output, manifest)
+        step.save(decision, output, manifest)
         save_page(output, report)
         details = decision.details
         for row in details["table"]:

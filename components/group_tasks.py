@@ -14,6 +14,7 @@ def group_tasks(
     split: str,
     manifest: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
+    run_id: str = "",
 ) -> str:
     """Group validated rows by task, chronologically, with a support/query boundary.
 
@@ -23,24 +24,23 @@ def group_tasks(
         run_date: Resolved logical date of the run.
         validated: URI of the validated window.
         split: `train`, `validation`, `test`, or `recent` for a daily refresh.
+        run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
         URI of the task set.
     """
     from datetime import date
 
-    from components.support import Step, log_figures, save
-    from limaml.config import application_from_parameter
+    from components.support import Step, log_figures
     from limaml.data.tasks import group_tasks as group
     from limaml.windows import refresh_split, training_splits
-    from limaml.workspace import Workspace
 
-    with Step():
-        app = application_from_parameter(application)
-        as_of = date.fromisoformat(run_date)
+    with Step(f"group_tasks_{split}", run_id) as step:
+        app, place = step.open(application, workspace)
+        as_of = step.take(date.fromisoformat(run_date))
         splits = {**training_splits(app.windows, as_of), "recent": refresh_split(app.windows, as_of)}
-        output = Workspace(workspace, app.name).tasks(splits[split])
+        output = place.tasks(splits[split])
         tasks = group(validated, output, app, splits[split])
-        save(tasks, output, manifest)
+        step.save(tasks, output, manifest)
         log_figures(tasks.counts, metrics)
     return output

@@ -1,4 +1,4 @@
-"""Watch a day's release: staleness, coverage, versions, drift."""
+"""Watch what is served: staleness, coverage, versions, drift."""
 
 from kfp import dsl
 
@@ -10,64 +10,68 @@ def monitor(
     application: str,
     workspace: str,
     run_date: str,
-    tasks: str,
-    embeddings: str,
-    release: str,
     manifest: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    embeddings: str = "",
+    release: str = "",
+    run_id: str = "",
 ) -> str:
     """Look at what is served, and whether the world still looks as it did in training. An alarm does not fail the step.
 
     Args:
         application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
-        run_date: Resolved logical date of the run.
-        tasks: URI of the task set the embeddings were made from.
-        embeddings: URI of the day's embeddings.
-        release: Name of the release that was published.
+        run_date: Logical date of the run; empty or an unexpanded schedule placeholder means today (UTC).
+        embeddings: URI of the day's embeddings; empty: those of the current release, with ages measured now.
+        release: Name of the release the day's run has published; empty: the current one.
+        run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
         URI of the monitoring result.
     """
     import logging
-    from datetime import date
+    from datetime import UTC, datetime
 
-    from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_parameter
+    from components.support import Step, log_figures, save_page
+    from limaml import windows
     from limaml.manifest import find_manifest, read_manifest
+    from limaml.online.release import current
     from limaml.online.store import open_store
-    from limaml.workspace import Workspace
     from monitoring.monitor import monitor as watch
 
-    with Step():
-        app = application_from_parameter(application)
-        place = Workspace(workspace, app.name)
-        as_of = date.fromisoformat(run_date)
-        output = place.monitoring(as_of)
-        store = open_store(place.store_url(app), app.name)
+    with Step("monitor", run_id) as step:
+        app, place = step.open(application, workspace)
+        as_of = step.take(
+            windows.resolve_run_date(run_date, app.windows.utc_offset_hours), "" if release else "monitor"
+        )
+        url = place.store_url(app)
+        store = open_store(url, app.name)
         releases = {each.name: each for each in store.releases()}
-        served = releases[release]
+        served = releases[release] if release else current(url, app)
+        made = embeddings or place.embeddings(served.model_version, served.as_of)
+        details = read_manifest(made, "embeddings").details
+        before = next((each for each in releases.values() if each.number == served.previous), None)
+        previous = place.embeddings(before.model_version, before.as_of) if before else None
+        output = place.monitoring(as_of if release else None)
         monitored = find_manifest(output)
-        if served.as_of > as_of and monitored is not None:
+        if release and served.as_of > as_of and monitored is not None:
             # A rerun of an earlier day: a later release serves already, and says nothing about this day.
             logging.getLogger("components.monitor").info("monitoring: %s is past, its result stays", as_of)
         else:
-            before = next((each for each in releases.values() if each.number == served.previous), None)
-            previous = place.embeddings(before.model_version, before.as_of) if before else None
-            model = read_manifest(embeddings, "embeddings").details["model_uri"]
             monitored = watch(
-                tasks,
-                read_manifest(model, "model").details["train"],
-                embeddings,
+                details["tasks_uri"],
+                read_manifest(details["model_uri"], "model").details["train"],
+                made,
                 previous if previous and find_manifest(previous) else None,
-                model,
-                place.store_url(app),
+                details["model_uri"],
+                url,
                 output,
                 app,
                 as_of,
+                None if release else datetime.now(UTC),
             )
-        save(monitored, output, manifest)
+        step.save(monitored, output, manifest)
         save_page(output, report)
         log_figures(monitored.counts, metrics)
         metrics.log_metric("healthy", float(monitored.details["healthy"]))

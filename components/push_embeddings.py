@@ -9,33 +9,53 @@ from components import IMAGE
 def push_embeddings(
     application: str,
     workspace: str,
+    run_date: str,
     embeddings: str,
     manifest: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
     decision: str = "",
+    run_id: str = "",
 ) -> str:
     """Write a generation to the online store, verify it, and make the pair (model, generation) the current release.
 
     Args:
         application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
+        run_date: Resolved logical date of the run.
         embeddings: URI of the embeddings.
         decision: URI of the gate's decision on the pair; empty for a daily refresh of the current release's model.
+        run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
         Name of the release.
     """
-    from components.support import Step, log_figures, save
-    from limaml.config import application_from_parameter
+    from datetime import date
+
+    from components.support import Step, log_figures, write_table
     from limaml.manifest import read_manifest
     from limaml.online.release import publish
-    from limaml.workspace import Workspace
 
-    with Step():
-        app = application_from_parameter(application)
-        release = publish(embeddings, Workspace(workspace, app.name).store_url(app), app, decision=decision or None)
+    with Step("push_embeddings", run_id) as step:
+        app, place = step.open(application, workspace)
+        step.take(date.fromisoformat(run_date))
+        release = publish(embeddings, place.store_url(app), app, decision=decision or None)
         published = read_manifest(embeddings, "embeddings")
-        save(published, embeddings, manifest)
+        said = {"name": release.name, **release.model_dump(mode="json")}
+        step.save(published, embeddings, manifest, release=said)
         manifest.metadata["release"] = release.name
         log_figures({**published.counts, "verified": release.verified}, metrics)
+        facts = {
+            "model": release.model_version,
+            "generation": release.generation,
+            "as of": release.as_of,
+            "newest event": release.newest_event_time,
+            "published": release.published_at,
+            "tasks served": f"{release.tasks:,}",
+            "tasks without recent rows": f"{published.counts['tasks_without_support']:,}",
+            "computed anew": f"{published.details['changed']:,}",
+            "removed": f"{published.details['removed']:,}",
+            **{f"verified: {name.replace('_', ' ')}": value for name, value in release.verified.items()},
+        }
+        write_table(f"Release {release.name}", facts, summary)
     return release.name

@@ -4,6 +4,7 @@ An error leaves a step three ways at once: as the last line of its log, as the p
 termination log, the small file from which Kubernetes shows why a container ended and the local runner tells the user.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -11,18 +12,35 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from limaml.config import Application
+    from limaml.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 TERMINATION_LOG = "LIMAML_TERMINATION_LOG"
 LOCAL_RUN = "LIMAML_LOCAL_RUN"
 
 
 class Step:
-    """The frame around a component's work: quiet logging, and errors that say one clear thing.
+    """The frame around a component's work: quiet logging, the run's lease on its date, and errors that say one thing.
 
     A user error ends the step with one `ERROR Type: message` line and its documented exit code; any other exception
-    passes through with its traceback.
+    passes through with its traceback. Outside a run, with no `run_id`, a step takes no lease and keeps no journal.
     """
+
+    def __init__(self, name: str = "", run_id: str = "") -> None:
+        self.name = name
+        self.run_id = run_id
+        self._stack = contextlib.ExitStack()
+        self.place: Optional[Workspace] = None
+        self._entry: Any = None
+        self._output = ""
+        self._figures: Dict[str, Any] = {}
 
     def __enter__(self) -> "Step":
         from limaml.console import configure_logging
@@ -36,6 +54,55 @@ class Step:
             _end_with_the_runner()
         return self
 
+    def open(self, application: str, workspace: str) -> "Tuple[Application, Workspace]":
+        """The application of the parameter, and its workspace.
+
+        Raises:
+            ConfigError: either is wrong.
+        """
+        from limaml import storage
+        from limaml.config import application_from_parameter
+        from limaml.errors import ConfigError
+        from limaml.workspace import Workspace
+
+        app = application_from_parameter(application)
+        if not workspace:
+            raise ConfigError("workspace: empty; give the run one, or the application a default: cluster.workspace")
+        self.place = Workspace(storage.normalize(workspace), app.name)
+        self._lease_seconds = 60.0 * app.cluster.lease_minutes
+        return app, self.place
+
+    def take(self, as_of: "date", what: str = "") -> "date":
+        """Take up the run's lease on a date, or on `what` else it works on, and begin to keep the journal.
+
+        Raises:
+            LeaseHeld: another run has it.
+        """
+        from limaml import journal, lease
+
+        if self.run_id:
+            assert self.place is not None, "open() comes first"
+            uri = self.place.lease(as_of, what)
+            self._entry = journal.Entry(step=self.name, run_date=as_of, lease=uri)
+            # On this machine the lease lives as long as the run; in a cluster a pod knows nothing of the next one.
+            runner = os.environ.get(LOCAL_RUN)
+            held = lease.hold(
+                uri,
+                f"run {self.run_id} (step {self.name})",
+                token=self.run_id,
+                expires_seconds=self._lease_seconds,
+                pid=int(runner) if runner else None,
+            )
+            self._stack.enter_context(held)
+            journal.write(self.place, self.run_id, self._entry)
+        return as_of
+
+    def save(self, manifest: Any, uri: str, artifact: Any, **figures: Any) -> None:
+        """Make a manifest the step's artifact, and note in the journal what was written, with further figures."""
+        save(manifest, uri, artifact)
+        self._output = uri
+        self._figures = figures
+
     def __exit__(
         self,
         kind: Optional[type[BaseException]],
@@ -44,6 +111,8 @@ class Step:
     ) -> None:
         from limaml.errors import LimamlError
 
+        self._note_the_end(error)
+        self._stack.close()
         if kind is None:
             return
         line = f"ERROR {kind.__name__}: {error}"
@@ -51,6 +120,19 @@ class Step:
         if isinstance(error, LimamlError):
             sys.stderr.write(line + "\n")
             raise SystemExit(error.exit_code) from None
+
+    def _note_the_end(self, error: Optional[BaseException]) -> None:
+        from limaml import journal
+        from limaml.errors import LimamlError
+
+        if self.place is None or not self.run_id:
+            return
+        entry = self._entry or journal.Entry(step=self.name)
+        try:
+            journal.write(self.place, self.run_id, entry.ended(error, self._output, self._figures))
+        except LimamlError as failure:
+            # What ended the step matters more than where it could not be written down.
+            log.warning("can't keep the journal: %s", failure)
 
 
 def save(manifest: Any, uri: str, artifact: Any) -> None:
@@ -78,6 +160,12 @@ def save_page(uri: str, artifact: Any) -> None:
 
     for page in pages(uri)[:1]:
         Path(artifact.path).write_bytes(storage.read_bytes(page))
+
+
+def write_table(title: str, facts: Dict[str, Any], artifact: Any) -> None:
+    """Write facts as a Markdown artifact: a title and a table of two columns."""
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    Path(artifact.path).write_text("\n".join([f"# {title}", "", "| | |", "|---|---|", *rows]) + "\n")
 
 
 def log_figures(figures: Any, artifact: Any, prefix: str = "") -> None:

@@ -15,6 +15,7 @@ def train_theta(
     manifest: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    run_id: str = "",
 ) -> str:
     """Train θ_meta and θ_global, and the vanilla baseline, on a train split; choose θ on a validation split.
 
@@ -24,22 +25,21 @@ def train_theta(
         run_date: Resolved logical date of the run.
         train: URI of the train task set.
         validation: URI of the validation task set.
+        run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
         URI of the model.
     """
     from datetime import date
 
-    from components.support import Step, log_figures, save, save_page
-    from limaml.config import application_from_parameter
+    from components.support import Step, log_figures, save_page
     from limaml.training.train import train_model
-    from limaml.workspace import Workspace
 
-    with Step():
-        app = application_from_parameter(application)
-        place = Workspace(workspace, app.name)
-        model = train_model(train, validation, place.model(""), app, place.tracking_uri(), date.fromisoformat(run_date))
-        save(model, model.details["uri"], manifest)
+    with Step("train_theta", run_id) as step:
+        app, place = step.open(application, workspace)
+        as_of = step.take(date.fromisoformat(run_date))
+        model = train_model(train, validation, place.model(""), app, place.tracking_uri(), as_of)
+        step.save(model, model.details["uri"], manifest)
         save_page(model.details["uri"], report)
         log_figures(model.counts, metrics)
         log_figures({"validation_auc": model.details["validation_auc"]}, metrics)

@@ -17,6 +17,7 @@ def validate_data(
     manifest: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    run_id: str = "",
 ) -> NamedTuple("Outputs", [("run_date", str), ("validated", str)]):  # type: ignore[valid-type]
     """Check the interactions of a run's window and set bad rows aside.
 
@@ -26,27 +27,25 @@ def validate_data(
         data: URI of the data root (interactions/date=…); empty: the application's own in the workspace.
         run_date: Logical date of the run; empty or an unexpanded schedule placeholder means today (UTC).
         purpose: `train` or `refresh`: which window the run reads.
+        run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
         run_date: The resolved logical date, for every later step.
         validated: URI of the validated window.
     """
-    from components.support import Step, log_figures, save, save_page
+    from components.support import Step, log_figures, save_page
     from limaml import windows
-    from limaml.config import application_from_parameter
     from limaml.data.validation import validate
     from limaml.errors import DataError
     from limaml.manifest import find_manifest
-    from limaml.workspace import Workspace
 
-    with Step():
-        app = application_from_parameter(application)
-        as_of = windows.resolve_run_date(run_date, app.windows.utc_offset_hours)
+    with Step("validate_data", run_id) as step:
+        app, place = step.open(application, workspace)
+        as_of = step.take(windows.resolve_run_date(run_date, app.windows.utc_offset_hours))
         if purpose == "train":
             window = windows.training_window(app.windows, as_of)
         else:
             window = windows.refresh_split(app.windows, as_of).window
-        place = Workspace(workspace, app.name)
         output = place.validated(window)
         refusal = None
         try:
@@ -56,7 +55,7 @@ def validate_data(
         # Refused data has a page as well, and a person needs that one most of all.
         validated = find_manifest(output)
         if validated is not None and validated.details["passed"] == (refusal is None):
-            save(validated, output, manifest)
+            step.save(validated, output, manifest)
             save_page(output, report)
             log_figures(validated.counts, metrics)
         if refusal is not None:

@@ -3,63 +3,86 @@
 Secrets are never values here, only the names of Kubernetes secrets and of the environment variables they become.
 """
 
+import re
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from limaml import cron
 from limaml.sections import Section, first_repeated
 
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[KMGTP]i?)?$")]
-KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-_CRON_FIELDS = (
-    ("second", 0, 59),
-    ("minute", 0, 59),
-    ("hour", 0, 23),
-    ("day", 1, 31),
-    ("month", 1, 12),
-    ("weekday", 0, 6),
-)
+_LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DNS = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
 
-def _six_fields(cron: str) -> str:
-    """Kubeflow's cron has seconds first; five fields would be read as something else, silently."""
-    fields = cron.split()
-    if len(fields) != len(_CRON_FIELDS):
-        raise ValueError(
-            f"cron {cron!r} has {len(fields)} fields, Kubeflow's has six, seconds first: "
-            "'0 30 2 * * *' is half past two every night, UTC"
-        )
-    for text, (name, low, high) in zip(fields, _CRON_FIELDS, strict=True):
-        for part in text.split(","):
-            _check_part(cron, part, name, low, high)
-    return cron
+def _spelled(pattern: str, what: str, longest: int = 253) -> AfterValidator:
+    """Hold a text against a pattern; the error says what is wanted rather than the pattern."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text) or len(text) > longest:
+            raise ValueError(f"is no {what}")
+        return text
+
+    return AfterValidator(check)
 
 
-def _check_part(cron: str, part: str, name: str, low: int, high: int) -> None:
-    span, slash, step = part.partition("/")
-    numbers = [] if (span in ("*", "?") and name in ("day", "weekday")) or span == "*" else span.split("-")
-    good = len(numbers) <= 2 and all(number.isdigit() and low <= int(number) <= high for number in numbers)
-    ordered = not good or len(numbers) < 2 or int(numbers[0]) <= int(numbers[1])
-    stepped = not slash or (step.isdigit() and int(step) > 0)
-    if not (good and ordered and stepped):
-        raise ValueError(
-            f"cron {cron!r}: {part!r} is no {name}; give *, {low}–{high}, a range a-b, a list a,b or a step */n"
-        )
+def _in_schema(pattern: str) -> Any:
+    """The same pattern for whoever checks by the JSON schema, as Helm does."""
+    return Field(json_schema_extra={"pattern": f"^({pattern})$"})
 
 
-Cron = Annotated[str, AfterValidator(_six_fields)]
+_CPU = r"0\.[0-9]{0,2}[1-9]|[1-9][0-9]*(\.[0-9]{1,3})?|[1-9][0-9]*m"
+_MEMORY = r"[1-9][0-9]*([KMGTP]i|[MGTP])"
+_NAME_IN_WORDS = "name in Kubernetes: lower-case letters, digits, - and ."
+_CRON_FIELDS = r"\s*(@[A-Za-z]+|\S+(\s+\S+){5})\s*"
+
+KubernetesName = Annotated[str, _spelled(_DNS, _NAME_IN_WORDS), _in_schema(_DNS)]
+OptionalName = Annotated[str, _spelled(f"({_DNS})?", _NAME_IN_WORDS), _in_schema(f"({_DNS})?")]
+Variable = Annotated[
+    str,
+    _spelled("[A-Za-z_][A-Za-z0-9_]*", "name of an environment variable: letters, digits and _"),
+    _in_schema("[A-Za-z_][A-Za-z0-9_]*"),
+]
+LabelKey = Annotated[
+    str,
+    _spelled(f"({_DNS}/)?{_LABEL}", "key of a label, as cloud.example/pool", 317),
+    _in_schema(f"({_DNS}/)?{_LABEL}"),
+]
+OptionalLabelKey = Annotated[
+    str,
+    _spelled(f"(({_DNS}/)?{_LABEL})?", "key of a taint, as nvidia.com/gpu", 317),
+    _in_schema(f"(({_DNS}/)?{_LABEL})?"),
+]
+LabelValue = Annotated[
+    str, _spelled(f"({_LABEL})?", "value of a label: up to 63 letters, digits, - _ ."), _in_schema(f"({_LABEL})?")
+]
+Resource = Annotated[
+    str, _spelled(f"{_DNS}/{_LABEL}", "resource of a device plug-in, as nvidia.com/gpu"), _in_schema(f"{_DNS}/{_LABEL}")
+]
+Cpu = Annotated[str, _spelled(_CPU, "amount of CPU: give cores, as 2 or 0.5, or 500m"), _in_schema(_CPU)]
+# What Kubeflow passes on and Kubernetes reads alike; a bare number would be bytes.
+Memory = Annotated[
+    str, _spelled(_MEMORY, "amount of memory: give a whole number with its unit, as 16Gi or 512Mi"), _in_schema(_MEMORY)
+]
+Cron = Annotated[str, AfterValidator(cron.normalize), _in_schema(_CRON_FIELDS)]
 
 
 class Toleration(Section):
     """A taint that a step's pod may run in spite of."""
 
-    key: str = Field(default="", description="empty, with operator Exists: every taint")
+    key: OptionalLabelKey = Field(default="", description="empty, with operator Exists: every taint")
     operator: Literal["Equal", "Exists"] = "Equal"
-    value: str = ""
+    value: LabelValue = ""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+    @model_validator(mode="after")
+    def _as_kubernetes_reads_it(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise ValueError(f"value {self.value!r}: operator Exists looks at no value; leave one of them out")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("key: required, unless operator is Exists, which then tolerates every taint")
+        return self
 
 
 class SecretVariable(Section):
@@ -67,7 +90,7 @@ class SecretVariable(Section):
 
     variable: Variable
     secret: KubernetesName
-    key: str = Field(min_length=1)
+    key: str = Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)
     optional: bool = Field(default=False, description="start without it where the secret has no such key")
 
 
@@ -80,29 +103,30 @@ class Volume(Section):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str) -> str:
-        if not PurePosixPath(path).is_absolute() or path == "/":
+        parts = PurePosixPath(path).parts
+        if not path.startswith("/") or len(parts) < 2 or ".." in parts or ":" in path:
             raise ValueError("must be an absolute path below /")
-        return path
+        if parts[:2] == ("/", "tmp") or parts[1] in ("bin", "dev", "etc", "lib", "proc", "sys", "usr"):
+            raise ValueError(f"/{parts[1]} belongs to the container: choose another, as /mnt/data")
+        return "/".join(["", *parts[1:]])
 
 
 class StepResources(Section):
     """What a step asks of the cluster. Memory is request and limit at once; the CPU is a request alone."""
 
-    cpu: Quantity = "1"
-    memory: Quantity = "4Gi"
+    cpu: Cpu = "1"
+    memory: Memory = "4Gi"
     gpus: int = Field(default=0, ge=0)
-    gpu_type: str = Field(
-        default="nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[a-z0-9.-]+$", description="the resource's name"
-    )
-    shared_memory: Quantity | None = Field(
+    gpu_type: Resource = Field(default="nvidia.com/gpu", description="the resource's name")
+    shared_memory: Memory | None = Field(
         default=None,
         description="size of /dev/shm in memory, for processes that exchange tensors; none: the node's 64 MiB",
     )
-    node_selector: dict[str, str] = Field(default={}, description="labels a node must have")
+    node_selector: dict[LabelKey, LabelValue] = Field(default={}, description="labels a node must have")
     tolerations: tuple[Toleration, ...] = ()
     timeout_minutes: int = Field(default=120, ge=1, description="of one attempt, waiting for a node included")
     retries: int = Field(
-        default=2, ge=0, description="attempts after the first; each waits twice as long as the one before"
+        default=2, ge=0, le=10, description="attempts after the first; each waits twice as long as the one before"
     )
 
 
@@ -117,6 +141,7 @@ class Steps(Section):
     push_embeddings: StepResources = StepResources(memory="6Gi")
     monitor: StepResources = StepResources()
     analyze_ab: StepResources = StepResources(memory="8Gi")
+    close_run: StepResources = StepResources(cpu="500m", memory="2Gi", timeout_minutes=15)
 
 
 class Cluster(Section):
@@ -126,7 +151,7 @@ class Cluster(Section):
         default="", description="default of the pipelines' `workspace`: s3://… or file://… on a volume"
     )
     data: str = Field(default="", description="default of the pipelines' `data`; empty: <workspace>/<name>/data")
-    service_account: str = Field(default="", description="of every step's pod; empty: Kubeflow's own for runs")
+    service_account: OptionalName = Field(default="", description="of every step's pod; empty: Kubeflow's own for runs")
     image_pull_secrets: tuple[KubernetesName, ...] = ()
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     environment: dict[Variable, str] = Field(
@@ -145,6 +170,7 @@ class Cluster(Section):
 
     @model_validator(mode="after")
     def _variables_are_set_once(self) -> Self:
+        # Kubernetes takes the later of two; which one that is here depends on how a pod is put together.
         if twice := first_repeated([*self.environment, *(each.variable for each in self.secrets)]):
             raise ValueError(f"environment and secrets set {twice} twice")
         if twice := first_repeated([each.path for each in self.volumes]):
@@ -155,7 +181,10 @@ class Cluster(Section):
 class Timetable(Section):
     """When a pipeline runs by itself."""
 
-    cron: Cron = Field(description="six fields, seconds first, UTC: '0 30 2 * * *' is half past two every night")
+    cron: Cron = Field(
+        description="six fields, seconds first, UTC: '0 30 2 * * *' is half past two every night; names (MON, JAN) and "
+        "@daily and its like are taken too"
+    )
     enabled: bool = True
 
 

@@ -1,7 +1,9 @@
 """One run at a time per (application, date), across manual runs, retries and schedules.
 
 Kubeflow's `max_concurrency` does not see manual runs, so the workspace holds the lock: a file created exclusively.
-A lease left by a killed process expires; one whose process is known dead on this machine is taken over at once.
+A run of several steps, each a process of its own, holds it by a token: every step takes it up again and leaves it to
+the next one, and whoever closes the run releases it. Left by a run that was killed it expires; one whose process is
+known dead on this machine is taken over at once. Times are seconds since 1970: a machine's time zone plays no part.
 """
 
 import json
@@ -12,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -27,30 +30,52 @@ BODY_BYTES = 512
 
 
 @contextmanager
-def hold(uri: str, holder: str) -> Iterator[None]:
+def hold(
+    uri: str, holder: str, token: str = "", expires_seconds: float = EXPIRES_SECONDS, pid: int | None = None
+) -> Iterator[None]:
     """Hold the lease at `uri` while the block runs, renewing it in the background.
+
+    Args:
+        uri: of the lease's file.
+        holder: who holds it, for people.
+        token: of a run of several steps; then the lease stays when the block ends, and `release` ends it.
+        expires_seconds: how long it counts without being renewed, where nobody can tell that its process is dead.
+        pid: the process the lease lives with; none: this one.
 
     Raises:
         LeaseHeld: another live holder has it.
     """
-    token = uuid.uuid4().hex
-    _acquire(uri, holder, token)
+    body = _Body(holder, token or uuid.uuid4().hex, expires_seconds, process_identity(pid))
+    _acquire(uri, body)
     stop = threading.Event()
-    renewer = threading.Thread(target=_renew, args=(uri, holder, token, stop), daemon=True)
+    renewer = threading.Thread(target=_renew, args=(uri, body, stop), daemon=True)
     renewer.start()
     try:
         yield
     finally:
         stop.set()
         renewer.join()
-        current = _read(uri)
-        if current is not None and current["token"] == token:
-            storage.delete(uri)
+        if not token:
+            release(uri, body.token)
 
 
-def process_identity() -> dict[str, Any]:
-    """Host, id and start time of this process: what `runs_here` tells from another one that was given its id."""
-    process = psutil.Process()
+def release(uri: str, token: str) -> bool:
+    """End the lease that a token holds; False, and nothing happens, where somebody else has it or nobody."""
+    ours = held_by(uri, token)
+    if ours:
+        storage.delete(uri)
+    return ours
+
+
+def held_by(uri: str, token: str) -> bool:
+    """Whether the lease at `uri` is there and belongs to a token."""
+    current = _read(uri)
+    return current is not None and current["token"] == token
+
+
+def process_identity(pid: int | None = None) -> dict[str, Any]:
+    """Host, id and start time of a process, this one by default: what `runs_here` tells from a later one of its id."""
+    process = psutil.Process(pid)
     return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
 
 
@@ -64,40 +89,55 @@ def runs_here(identity: dict[str, Any]) -> bool | None:
         return False
 
 
-def _body(holder: str, token: str) -> bytes:
-    body = {"holder": holder, "token": token, **process_identity(), "renewed_at": time.time()}
-    # A reader on S3 asks for the size first: renewed in between, a longer body would come cut off.
-    return json.dumps(body).ljust(BODY_BYTES).encode()
+@dataclass(frozen=True)
+class _Body:
+    """What the file says, but for the moment it was renewed at."""
+
+    holder: str
+    token: str
+    expires_seconds: float
+    identity: dict[str, Any]
+
+    def now(self) -> bytes:
+        said = {"holder": self.holder, "token": self.token, **self.identity, "expires_seconds": self.expires_seconds}
+        # A reader on S3 asks for the size first: renewed in between, a longer body would come cut off.
+        return json.dumps(said | {"renewed_at": time.time()}).ljust(BODY_BYTES).encode()
 
 
-def _acquire(uri: str, holder: str, token: str) -> None:
-    if storage.create_exclusive(uri, _body(holder, token)):
+def _acquire(uri: str, body: _Body) -> None:
+    if storage.create_exclusive(uri, body.now()):
         return
     current = _read(uri)
+    ours = current is not None and current["token"] == body.token
     if current is not None and _alive(current):
+        if ours:
+            storage.write_bytes(uri, body.now())
+            return
         age = time.time() - current["renewed_at"]
         raise LeaseHeld(
             f"{current['holder']} holds {uri} (host {current['host']}, pid {current['pid']}, renewed {age:.0f} s "
-            f"ago): wait for it to end; a dead holder's lease expires after {EXPIRES_SECONDS:.0f} s"
+            f"ago): wait for it to end; a dead holder's lease expires after {current['expires_seconds']:.0f} s"
         )
-    if current is None or not _take_over(uri, current, holder, token):
+    if current is None or not _take_over(uri, current, body):
         raise LeaseHeld(f"another run took {uri} at the same moment: try again")
-    log.warning("took over the lease of %s, which ended without releasing it", current["holder"])
+    if not ours:
+        log.warning("took over the lease of %s, which ended without releasing it", current["holder"])
 
 
-def _take_over(uri: str, dead: dict, holder: str, token: str) -> bool:
+def _take_over(uri: str, dead: dict, body: _Body) -> bool:
     """Replace a dead lease. Two runs may judge it dead at once: only the one that holds the takeover file may act."""
     takeover = f"{uri}.takeover"
+    mine = _Body(body.holder, body.token, EXPIRES_SECONDS, process_identity())
     pending = _read(takeover)
     if pending is not None and not _alive(pending):
         storage.delete(takeover)
-    if not storage.create_exclusive(takeover, _body(holder, token)):
+    if not storage.create_exclusive(takeover, mine.now()):
         return False
     try:
         current = _read(uri)
         if current is None or current["token"] != dead["token"]:
             return False
-        storage.write_bytes(uri, _body(holder, token))
+        storage.write_bytes(uri, body.now())
         return True
     finally:
         storage.delete(takeover)
@@ -105,7 +145,7 @@ def _take_over(uri: str, dead: dict, holder: str, token: str) -> bool:
 
 def _alive(lease: dict) -> bool:
     runs = runs_here(lease)
-    return time.time() - lease["renewed_at"] < EXPIRES_SECONDS if runs is None else runs
+    return time.time() - lease["renewed_at"] < lease["expires_seconds"] if runs is None else runs
 
 
 def _read(uri: str) -> dict | None:
@@ -120,14 +160,13 @@ def _read(uri: str) -> dict | None:
         return None  # its holder released it between the two looks
 
 
-def _renew(uri: str, holder: str, token: str, stop: threading.Event) -> None:
+def _renew(uri: str, body: _Body, stop: threading.Event) -> None:
     while not stop.wait(RENEW_SECONDS):
         try:
-            current = _read(uri)
-            if current is None or current["token"] != token:
+            if not held_by(uri, body.token):
                 log.error("lost the lease %s: another run may be working on the same date", uri)
                 return
-            storage.write_bytes(uri, _body(holder, token))
+            storage.write_bytes(uri, body.now())
         except LimamlError as error:
             # A disk that is full or a store that is slow for a minute is no reason to stop: the next may be in time.
             log.warning("can't renew the lease: %s", error)

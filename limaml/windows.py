@@ -108,6 +108,23 @@ def training_window(windows: Windows, as_of: date) -> Window:
     )
 
 
+def parse_window(start: str, end: str, utc_offset_hours: int = 0) -> Window:
+    """The logical days `[start, end)` of two ISO dates.
+
+    Raises:
+        ConfigError: they are no dates, or not in this order.
+    """
+    days = []
+    for name, text in (("start", start), ("end", end)):
+        try:
+            days.append(date.fromisoformat(text.strip()))
+        except ValueError as error:
+            raise ConfigError(f"{name} {text!r} is no date like 2026-01-31") from error
+    if days[0] >= days[1]:
+        raise ConfigError(f"start must be before end, got {days[0]} and {days[1]}")
+    return Window(start=days[0], end=days[1], utc_offset_hours=utc_offset_hours)
+
+
 def day_start(day: date, utc_offset_hours: int) -> datetime:
     """The UTC instant at which a logical day begins."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=utc_offset_hours)

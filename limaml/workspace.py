@@ -46,9 +46,9 @@ class Workspace:
         """The gate's decision on a model."""
         return self._path("decision", model_version)
 
-    def monitoring(self, as_of: date) -> str:
-        """Drift and staleness of a day."""
-        return self._path("monitoring", as_of.isoformat())
+    def monitoring(self, as_of: date | None = None) -> str:
+        """Drift and staleness of a day's release; without a day, of what was served when it was last looked at."""
+        return self._path("monitoring", as_of.isoformat() if as_of else "now")
 
     def traffic(self, window: Window) -> str:
         """Exposures, visits and sign-ups of a played A/B test."""
@@ -59,12 +59,20 @@ class Workspace:
         return self._path("experiment", window.name + (f"_{test}" if test else ""))
 
     def run(self, as_of: date, kind: str) -> str:
-        """Final states and summaries of runs."""
+        """How the last run of a kind for a date ended, and what it says."""
         return self._path("runs", f"{as_of.isoformat()}_{kind}")
 
-    def lease(self, as_of: date) -> str:
-        """The lock file of a logical date."""
-        return self._path("leases", f"{as_of.isoformat()}.json")
+    def turned_away(self, run_id: str) -> str:
+        """How a run ended that never held its date: another one did, or the date was no date."""
+        return self._path("runs", "turned_away", run_id)
+
+    def journal(self, run_id: str) -> str:
+        """What the steps of a run say of themselves while it goes on."""
+        return self._path("runs", "journal", run_id)
+
+    def lease(self, as_of: date, what: str = "") -> str:
+        """The lock file of a logical date; work that publishes nothing has locks of its own, named by `what`."""
+        return self._path("leases", f"{as_of.isoformat()}{f'_{what}' if what else ''}.json")
 
     def store_url(self, application: Application) -> str:
         """The online store: as configured, or an LMDB store inside a local workspace.

@@ -38,19 +38,18 @@ def ab_report(setup: Setup) -> Any:
             test: Name of the application's test; empty for the first.
             image: Container image of every step.
         """
-        setup.add(
-            analyze_ab,
-            "Analyze the A/B test",
-            image,
-            application=application,
-            workspace=workspace,
-            exposures=exposures,
-            visits=visits,
-            signups=signups,
-            start=start,
-            end=end,
-            outcomes=outcomes,
-            test=test,
-        )
+        with setup.run("ab_report", "Report", image, application, workspace) as common:
+            setup.add(
+                analyze_ab,
+                "Analyze the A/B test",
+                **common,
+                exposures=exposures,
+                visits=visits,
+                signups=signups,
+                start=start,
+                end=end,
+                outcomes=outcomes,
+                test=test,
+            )
 
     return ab_report

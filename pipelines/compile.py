@@ -21,8 +21,10 @@ Workspace = Annotated[str, typer.Option("--workspace", help="Default of `workspa
 Data = Annotated[str, typer.Option("--data", help="Default of `data`; else the application's own.")]
 
 
-def define(kind: str, application: Application, *, image: str = "", workspace: str = "", data: str = "") -> Any:
-    """A pipeline of an application; what is not given is the application's own or this version's image.
+def define(
+    kind: str, application: Application, *, image: str = "", workspace: str = "", data: str = "", run_id: str = ""
+) -> Any:
+    """A pipeline of an application; what is not given is the application's own, this version's image, Kubeflow's id.
 
     Raises:
         ConfigError: there is no such kind of pipeline.
@@ -33,7 +35,8 @@ def define(kind: str, application: Application, *, image: str = "", workspace: s
     if kind not in KINDS:
         raise ConfigError(f"no pipeline {kind!r}; there are {', '.join(KINDS)}")
     cluster = application.cluster
-    setup = Setup(application, image or IMAGE, workspace or cluster.workspace, data or cluster.data)
+    places = (workspace or cluster.workspace, data or cluster.data)
+    setup = Setup(application, image or IMAGE, *places, **({"run_id": run_id} if run_id else {}))
     return getattr(import_module(f"pipelines.{kind}"), kind)(setup)
 
 

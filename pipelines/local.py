@@ -10,7 +10,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,21 +17,12 @@ import yaml
 
 from components import support
 from limaml import errors
-from limaml.manifest import Manifest
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-@dataclass(frozen=True)
-class LocalRun:
-    """What a run left: the manifests of the steps that ended, by step name, and the error that ended it, if any."""
-
-    manifests: dict[str, Manifest]
-    error: errors.LimamlError | None = None
-
-
-def run_pipeline(pipeline: Any, arguments: dict[str, str]) -> LocalRun:
-    """Run a pipeline and stream its steps' logs to standard error.
+def run_pipeline(pipeline: Any, arguments: dict[str, str]) -> errors.LimamlError | None:
+    """Run a pipeline and stream its steps' logs to standard error; gives the error that ended it, if any.
 
     Raises:
         ConfigError: an argument holds `python3`, which Kubeflow's local runner would rewrite.
@@ -48,8 +38,7 @@ def run_pipeline(pipeline: Any, arguments: dict[str, str]) -> LocalRun:
         termination_log = root / "termination.log"
         termination_log.touch()
         runnable, titles = _compile(pipeline, root)
-        error = _execute(runnable, arguments, root, termination_log, StepLog(sys.stderr, titles))
-        return LocalRun(_manifests(root / "outputs"), error)
+        return _execute(runnable, arguments, root, termination_log, StepLog(sys.stderr, titles))
 
 
 def _compile(pipeline: Any, folder: Path) -> tuple[Any, dict[str, str]]:
@@ -79,7 +68,7 @@ def _execute(
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root / "outputs"))
     environment = {
         support.TERMINATION_LOG: str(termination_log),
-        support.LOCAL_RUN: "1",
+        support.LOCAL_RUN: str(os.getpid()),
         "PYTHONSAFEPATH": "1",  # a folder of the user's called `components` must not shadow ours
         "TMPDIR": str(root),
     }
@@ -88,7 +77,7 @@ def _execute(
             pipeline(**arguments)
         except RuntimeError as failure:
             message = termination_log.read_text() or _COLOR.sub("", str(failure))
-            return _revive(message, log.step)
+            return _revive(message, log.failed or log.step)
     return None
 
 
@@ -99,11 +88,6 @@ def _revive(message: str, step: str) -> errors.LimamlError:
     if message.startswith("ERROR ") and isinstance(kind, type) and issubclass(kind, errors.LimamlError):
         return kind(text)
     return errors.LimamlError(f"step {step!r} failed: {message.removeprefix('ERROR ')} (its log is above)")
-
-
-def _manifests(outputs: Path) -> dict[str, Manifest]:
-    found = sorted(outputs.glob("*/*/manifest"))
-    return {path.parent.name: Manifest.model_validate_json(path.read_text()) for path in found if path.is_file()}
 
 
 @contextlib.contextmanager
@@ -130,6 +114,7 @@ class StepLog:
         self.sink = sink
         self.titles = titles or {}
         self.step = ""
+        self.failed = ""
         self._line = ""
         self._inside = False
         self._dump = False
@@ -149,8 +134,10 @@ class StepLog:
         if match := re.search(r" - INFO - Executing task '(.+)'$", line):
             self.step, self._inside = self.titles.get(match[1], match[1]), True
             self.sink.write(f"── {self.step}\n")
-        elif re.search(r" - (INFO|ERROR) - Task '.+' finished with status", line):
+        elif match := re.search(r" - (INFO|ERROR) - Task '(.+)' finished with status (\w+)", line):
             self._inside = False
+            if match[3] == "FAILURE" and not self.failed:
+                self.failed = self.titles.get(match[2], match[2])
         elif self._dump:
             self._dump = line.rstrip() != "    }"
         elif line.startswith("    [KFP Executor"):

@@ -34,14 +34,17 @@ def refresh(setup: Setup) -> Any:
             run_date: Logical date, the first day not used; empty or an unexpanded schedule placeholder means today (UTC).
             image: Container image of every step.
         """
-        common = {"application": application, "workspace": workspace, "image": image}
-        validated = setup.add(validate_data, "Validate data", **common, data=data, run_date=run_date, purpose="refresh")
-        dated = {**common, "run_date": validated["run_date"]}
-        tasks = setup.add(group_tasks, "Group recent tasks", **dated, validated=validated["validated"], split="recent")[
-            "Output"
-        ]
-        embeddings = setup.add(generate_embeddings, "Generate embeddings", **common, tasks=tasks)["Output"]
-        release = setup.add(push_embeddings, "Publish the release", **common, embeddings=embeddings)["Output"]
-        setup.add(monitor, "Monitor drift and staleness", **dated, tasks=tasks, embeddings=embeddings, release=release)
+        with setup.run("refresh", "Refresh", image, application, workspace) as common:
+            refresh_day(setup, common, data, run_date)
 
     return refresh
+
+
+def refresh_day(setup: Setup, common: dict[str, Any], data: Any, run_date: Any) -> None:
+    """Add the steps of one day's refresh to the pipeline being defined."""
+    validated = setup.add(validate_data, "Validate data", **common, data=data, run_date=run_date, purpose="refresh")
+    dated = {**common, "run_date": validated["run_date"]}
+    tasks = setup.add(group_tasks, "Group recent tasks", **dated, validated=validated["validated"], split="recent")
+    embeddings = setup.add(generate_embeddings, "Generate embeddings", **dated, tasks=tasks["Output"])["Output"]
+    release = setup.add(push_embeddings, "Publish the release", **dated, embeddings=embeddings)["Output"]
+    setup.add(monitor, "Monitor drift and staleness", **dated, embeddings=embeddings, release=release)

@@ -1,22 +1,18 @@
 """One run of a pipeline on this machine, for one application and logical date, alone in its workspace on that date."""
 
-import json
 import logging
-from collections.abc import Callable
+import uuid
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.outcome import read_outcome
 from limaml import lease, storage
 from limaml.config import Application
 from limaml.data.layout import days_of
-from limaml.errors import ConfigError, LimamlError
-from limaml.manifest import Manifest
-from limaml.windows import Window
+from limaml.errors import ConfigError, LeaseHeld, LimamlError
 from limaml.workspace import Workspace
-from pipelines import results
 from pipelines.local import run_pipeline
 
 log = logging.getLogger(__name__)
@@ -24,10 +20,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run has to say: plain figures for `--json`, the steps' manifests, and the error that ended it, if any."""
+    """What a run has to say: plain figures for `--json`, and the error that ended it, if any."""
 
     result: dict[str, Any]
-    manifests: dict[str, Manifest]
     error: LimamlError | None = None
 
 
@@ -35,18 +30,20 @@ def run_train(application: Application, workspace: str, data: str, run_date: dat
     """Validate, group, train θ, gate, publish.
 
     Raises:
-        ConfigError, DataError, LeaseHeld: before the first step; what ends a step is in the result.
+        ConfigError, DataError: before the first step; what ends a step is in the result.
+        LeaseHeld: another run holds the date.
     """
-    return _run_dated("train", application, workspace, data, run_date, results.of_train)
+    return _run_dated("train", application, workspace, data, run_date)
 
 
 def run_refresh(application: Application, workspace: str, data: str, run_date: date | None = None) -> Finished:
     """Validate, group, generate with the champion's θ, publish, monitor.
 
     Raises:
-        ConfigError, DataError, LeaseHeld: before the first step; what ends a step is in the result.
+        ConfigError, DataError: before the first step; what ends a step is in the result.
+        LeaseHeld: another run holds the date.
     """
-    return _run_dated("refresh", application, workspace, data, run_date, results.of_refresh)
+    return _run_dated("refresh", application, workspace, data, run_date)
 
 
 def run_ab_report(
@@ -63,7 +60,8 @@ def run_ab_report(
     """Analyze an A/B test over the logical days [start, end); see `limaml.experiment.analysis.analyze`.
 
     Raises:
-        ConfigError, LeaseHeld: before the first step; what ends a step is in the result.
+        ConfigError: before the first step; what ends a step is in the result.
+        LeaseHeld: another run analyzes a test that ends on this day.
     """
     if start >= end:
         raise ConfigError(f"an A/B test needs its start before its end, got {start} and {end}")
@@ -76,42 +74,33 @@ def run_ab_report(
         "outcomes": storage.normalize(outcomes) if outcomes else "",
         "test": test,
     }
-    window = Window(start=start, end=end, utc_offset_hours=application.windows.utc_offset_hours)
-    return _run("ab_report", application, workspace, end, arguments, partial(results.of_ab_report, window, test))
+    return _run("ab_report", application, workspace, end, arguments)
 
 
-def _run_dated(
-    kind: str, application: Application, workspace: str, data: str, run_date: date | None, summarize: Callable
-) -> Finished:
+def _run_dated(kind: str, application: Application, workspace: str, data: str, run_date: date | None) -> Finished:
     root = bring_in(data, application, workspace)
     if run_date is None:
         run_date = day_after_newest(root)
         log.info("run date: %s, the day after the newest interactions of %s", run_date, root)
-    arguments = {"data": root, "run_date": run_date.isoformat()}
-    return _run(kind, application, workspace, run_date, arguments, partial(summarize, application, run_date))
+    return _run(kind, application, workspace, run_date, {"data": root, "run_date": run_date.isoformat()})
 
 
-def _run(
-    kind: str,
-    application: Application,
-    workspace: str,
-    run_date: date,
-    arguments: dict[str, str],
-    summarize: Callable[[Workspace, dict[str, Manifest]], dict[str, Any]],
-) -> Finished:
+def _run(kind: str, application: Application, workspace: str, run_date: date, arguments: dict[str, str]) -> Finished:
     from pipelines.compile import define
 
     place = Workspace(storage.normalize(workspace), application.name)
     log.info("run %s of %s for %s in %s", kind, application.name, run_date, place.root)
-    with lease.hold(place.lease(run_date), f"limaml run {kind}"):
-        ran = run_pipeline(define(kind, application, workspace=place.root), arguments)
-        result = {"application": application.name, "run": kind, "run_date": run_date.isoformat()}
-        result |= summarize(place, ran.manifests)
-        if ran.error is not None:
-            result |= {"error": type(ran.error).__name__, "message": str(ran.error)}
-        summary = storage.join(place.run(run_date, kind), "summary.json")
-        storage.write_bytes(summary, json.dumps(result, indent=2, default=str).encode() + b"\n")
-    return Finished(result, ran.manifests, ran.error)
+    run_id = uuid.uuid4().hex
+    error = run_pipeline(define(kind, application, workspace=place.root, run_id=run_id), arguments)
+    if isinstance(error, LeaseHeld):
+        raise error
+    written = read_outcome(place, run_date, kind)
+    if written is not None and written[1]["run_id"] == run_id:
+        return Finished(written[0], error)
+    # Not even the closing step could write: what the run would say is only that.
+    if error is None:
+        raise LimamlError(f"the run ended, but {place.run(run_date, kind)} does not say how")
+    raise error
 
 
 def bring_in(data: str, application: Application, workspace: str) -> str:

@@ -3,12 +3,15 @@
 Nothing of it reaches a run on this machine: `pipelines.local` leaves the platform's part out.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from kfp import dsl, kubernetes
 
+from components.close_run import close_run
 from limaml.cluster_sections import StepResources
 from limaml.config import Application
 from limaml.manifest import canonical_json
@@ -26,6 +29,7 @@ class Setup:
     image: str
     workspace: str = ""
     data: str = ""
+    run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
     @cached_property
     def text(self) -> str:
@@ -37,6 +41,15 @@ class Setup:
         """What Kubeflow holds the whole run to."""
         return dsl.PipelineConfig(active_deadline_seconds=60 * self.application.cluster.run_timeout_minutes)
 
+    @contextmanager
+    def run(self, kind: str, title: str, image: Any, application: Any, workspace: Any) -> Iterator[dict[str, Any]]:
+        """The frame around a pipeline's steps: however they end, the run is closed. Gives what every step is told."""
+        said = {"application": application, "workspace": workspace, "run_id": self.run_id}
+        closing: Any = close_run(kind=kind, **said)
+        self._dress(closing, "Close the run", image)
+        with dsl.ExitHandler(closing, name=title):
+            yield {"image": image, **said}
+
     def add(self, component: Any, title: str, image: Any, **arguments: Any) -> Any:
         """Add a step to the pipeline being defined, named for people, and give its output parameters by name.
 
@@ -44,13 +57,15 @@ class Setup:
         date or a moved release would be answered from an old run. Our stages skip finished work by what their inputs
         hold.
         """
-        task = component(**arguments).set_display_name(title).set_caching_options(enable_caching=False)
-        task.set_container_image(image)
-        self._pod(task, getattr(self.application.cluster.steps, component.name.replace("-", "_"), StepResources()))
+        task = component(**arguments)
+        self._dress(task, title, image)
         return task.outputs
 
-    def _pod(self, task: Any, step: StepResources) -> None:
+    def _dress(self, task: Any, title: str, image: Any) -> None:
+        """Name a step, and give its pod what the application says."""
         cluster = self.application.cluster
+        step: StepResources = getattr(cluster.steps, task.component_spec.name.replace("-", "_"))
+        task.set_display_name(title).set_caching_options(enable_caching=False).set_container_image(image)
         task.set_cpu_request(step.cpu).set_memory_request(step.memory).set_memory_limit(step.memory)
         if step.gpus:
             task.set_accelerator_type(step.gpu_type).set_accelerator_limit(step.gpus)

@@ -33,31 +33,33 @@ def train(setup: Setup) -> Any:
             run_date: Logical date, the first day not used; empty or an unexpanded schedule placeholder means today (UTC).
             image: Container image of every step.
         """
-        common = {"application": application, "workspace": workspace, "image": image}
-        validated = setup.add(validate_data, "Validate data", **common, data=data, run_date=run_date, purpose="train")
-        dated = {**common, "run_date": validated["run_date"]}
-        tasks = {
-            split: setup.add(
-                group_tasks, f"Group {split} tasks", **dated, validated=validated["validated"], split=split
+        with setup.run("train", "Train", image, application, workspace) as common:
+            validated = setup.add(
+                validate_data, "Validate data", **common, data=data, run_date=run_date, purpose="train"
+            )
+            dated = {**common, "run_date": validated["run_date"]}
+            tasks = {
+                split: setup.add(
+                    group_tasks, f"Group {split} tasks", **dated, validated=validated["validated"], split=split
+                )["Output"]
+                for split in ("train", "validation", "test")
+            }
+            model = setup.add(train_theta, "Train θ", **dated, train=tasks["train"], validation=tasks["validation"])[
+                "Output"
+            ]
+            embeddings = setup.add(
+                generate_embeddings, "Generate the challenger's embeddings", **dated, tasks=tasks["test"], model=model
             )["Output"]
-            for split in ("train", "validation", "test")
-        }
-        model = setup.add(train_theta, "Train θ", **dated, train=tasks["train"], validation=tasks["validation"])[
-            "Output"
-        ]
-        embeddings = setup.add(
-            generate_embeddings, "Generate the challenger's embeddings", **common, tasks=tasks["test"], model=model
-        )["Output"]
-        decision = setup.add(
-            gate_theta,
-            "Gate the pair",
-            **dated,
-            data=data,
-            model=model,
-            embeddings=embeddings,
-            validation=tasks["validation"],
-            test=tasks["test"],
-        )["Output"]
-        setup.add(push_embeddings, "Publish the release", **common, embeddings=embeddings, decision=decision)
+            decision = setup.add(
+                gate_theta,
+                "Gate the pair",
+                **dated,
+                data=data,
+                model=model,
+                embeddings=embeddings,
+                validation=tasks["validation"],
+                test=tasks["test"],
+            )["Output"]
+            setup.add(push_embeddings, "Publish the release", **dated, embeddings=embeddings, decision=decision)
 
     return train

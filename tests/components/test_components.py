@@ -101,7 +101,7 @@ def test_refreshing_before_any_release_exits_5_and_says_what_to_do(
 ) -> None:
     outputs = _outputs(tmp_path / "e", manifest=dsl.Artifact, metrics=dsl.Metrics)
     with pytest.raises(SystemExit) as stop:
-        generate_embeddings.python_func(ptap.model_dump_json(), str(tmp_path / "w"), str(tmp_path / "t"), **outputs)
+        generate_embeddings.python_func(ptap.model_dump_json(), str(tmp_path / "w"), "2026-01-05", "t", **outputs)
     assert stop.value.code == 5
     assert "no release of ptap yet; a promoted training run publishes one" in capsys.readouterr().err
 

@@ -39,7 +39,7 @@ def refreshed(days: Days, refresh: str = "delta") -> tuple[Manifest, dict[str, f
     metrics = dsl.Metrics(name="metrics", uri=str(folder / "metrics"))
     application = with_embeddings(days.application, refresh=refresh)
     uri = generate_embeddings.python_func(
-        application.model_dump_json(), str(days.root / "w"), days.tasks(NEXT), metrics=metrics, **outputs
+        application.model_dump_json(), str(days.root / "w"), str(NEXT), days.tasks(NEXT), metrics=metrics, **outputs
     )
     return read_manifest(uri), metrics.metadata
 
@@ -59,12 +59,22 @@ def test_the_published_delta_says_what_was_verified(days: Days) -> None:
     folder.mkdir()
     metrics = dsl.Metrics(name="metrics", uri=str(folder / "metrics"))
     artifact = dsl.Artifact(name="manifest", uri=str(folder / "manifest"))
+    summary = dsl.Markdown(name="summary", uri=str(folder / "summary"))
     name = push_embeddings.python_func(
-        days.application.model_dump_json(), str(days.root / "w"), place.embeddings("m1", NEXT), artifact, metrics
+        days.application.model_dump_json(),
+        str(days.root / "w"),
+        str(NEXT),
+        place.embeddings("m1", NEXT),
+        artifact,
+        metrics,
+        summary,
     )
     made = read_manifest(place.embeddings("m1", NEXT))
     assert name.startswith("r2-")
     assert artifact.metadata["release"] == name
+    text = Path(summary.path).read_text()
+    assert text.startswith(f"# Release {name}\n")
+    assert f"| tasks served | {made.counts['tasks']:,} |" in text
     assert metrics.metadata["verified.records"] == made.details["changed"] + made.details["removed"]
     assert metrics.metadata["verified.tasks"] == made.counts["tasks"]
     assert metrics.metadata["verified.canary_tasks"] > 0

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -19,7 +20,8 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def plant(uri: str, **changes: object) -> None:
     """A lease somebody else left."""
-    body = json.loads(lease._body("someone", "their token"))
+    body = {"holder": "someone", "token": "their token", "expires_seconds": lease.EXPIRES_SECONDS}
+    body |= {**lease.process_identity(), "renewed_at": time.time()}
     storage.write_bytes(uri, json.dumps(body | changes).encode())
 
 
@@ -129,3 +131,82 @@ def test_only_one_of_many_takes_over_a_dead_lease(uri: str) -> None:
         thread.join()
     assert (len(won), len(refused)) == (1, runs - 1)
     assert not storage.exists(uri)
+
+
+def test_a_runs_next_step_takes_up_its_lease_and_its_closing_ends_it(uri: str) -> None:
+    with lease.hold(uri, "validate", token="run 1"):
+        pass
+    assert lease.held_by(uri, "run 1"), "between two steps nobody may come in"
+    with pytest.raises(LeaseHeld, match="validate holds"), lease.hold(uri, "another", token="run 2"):
+        pass
+    with lease.hold(uri, "group", token="run 1"), lease.hold(uri, "group, another shard", token="run 1"):
+        assert json.loads(storage.read_bytes(uri))["holder"] == "group, another shard"
+    assert not lease.release(uri, "run 2"), "somebody else's"
+    assert lease.release(uri, "run 1")
+    assert not lease.release(uri, "run 1")
+    with lease.hold(uri, "another", token="run 2"):
+        pass
+
+
+def test_a_retried_step_goes_on_under_its_runs_lease(uri: str) -> None:
+    with pytest.raises(ZeroDivisionError), lease.hold(uri, "first attempt", token="run 1"):
+        raise ZeroDivisionError
+    with lease.hold(uri, "second attempt", token="run 1"):
+        assert json.loads(storage.read_bytes(uri))["holder"] == "second attempt"
+
+
+def test_a_run_that_waited_too_long_finds_its_date_taken(uri: str) -> None:
+    """Its pod is gone and its next step waits for a node for longer than the lease counts."""
+    with lease.hold(uri, "slow run", token="run 1", expires_seconds=120):
+        pass
+    plant(uri, **json.loads(storage.read_bytes(uri)) | {"host": "pod-1", "renewed_at": time.time() - 121})
+    with lease.hold(uri, "quick run", token="run 2", expires_seconds=120):
+        pass
+    with pytest.raises(LeaseHeld, match=r"quick run holds .*expires after 120 s"), lease.hold(uri, "x", token="run 1"):
+        pass
+    assert not lease.release(uri, "run 1")
+
+
+def test_how_long_it_counts_is_its_holders_promise_not_the_readers(uri: str) -> None:
+    plant(uri, host="elsewhere", renewed_at=time.time() - 300, expires_seconds=600.0)
+    with pytest.raises(LeaseHeld), lease.hold(uri, "impatient", expires_seconds=60):
+        pass
+
+
+def test_a_run_takes_up_its_own_lease_after_it_expired(uri: str) -> None:
+    plant(uri, token="run 1", host="pod-1", renewed_at=0.0)
+    with lease.hold(uri, "late step", token="run 1"):
+        assert json.loads(storage.read_bytes(uri))["holder"] == "late step"
+
+
+def test_a_machine_in_another_time_zone_judges_the_same(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/2026-01-31.json"
+    code = (
+        "import sys, time\n"
+        "from limaml import lease\n"
+        "from limaml.errors import LeaseHeld\n"
+        "try:\n"
+        "    with lease.hold(sys.argv[1], 'from ' + time.tzname[0]): pass\n"
+        "except LeaseHeld: sys.exit(6)\n"
+    )
+
+    def ask(zone: str) -> int:
+        environment = {**os.environ, "TZ": zone}
+        return subprocess.run([sys.executable, "-c", code, uri], env=environment, check=False).returncode
+
+    plant(uri, host="elsewhere", renewed_at=time.time() - 600)
+    assert [ask("Asia/Tokyo"), ask("America/Los_Angeles")] == [6, 6]
+    plant(uri, host="elsewhere", renewed_at=time.time() - lease.EXPIRES_SECONDS - 1)
+    assert ask("Asia/Tokyo") == 0
+
+
+def test_it_lives_with_the_process_that_it_names(uri: str) -> None:
+    """A run on this machine: its steps end one after another, the runner is what must be alive."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as runner:
+        with lease.hold(uri, "step", token="run 1", pid=runner.pid):
+            pass
+        with pytest.raises(LeaseHeld), lease.hold(uri, "another", token="run 2"):
+            pass
+        runner.communicate(b"\n")
+    with lease.hold(uri, "another", token="run 2"):
+        pass

@@ -11,22 +11,17 @@ from kfp import dsl
 
 from components import IMAGE
 from limaml import errors
-from limaml.config import load_application
 from pipelines.local import StepLog, run_pipeline
-from pipelines.setup import Setup
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
-def write(text: str, manifest: dsl.Output[dsl.Artifact]) -> str:
-    from components.support import Step, save
-    from limaml.manifest import Manifest
+def write(text: str) -> str:
+    import logging
+
+    from components.support import Step
 
     with Step():
-        save(
-            Manifest(kind="toy", application="toy", fingerprint=text, config_hash="", counts={"rows": len(text)}),
-            "file:///toy",
-            manifest,
-        )
+        logging.getLogger("limaml.toy").info(text)
     return text + "!"
 
 
@@ -57,9 +52,9 @@ def note(text: str, log: str):
 
 @dsl.pipeline(name="toy-chain")
 def chain(text: str):
-    setup = Setup(load_application("ptap"), IMAGE)
-    first = setup.add(write, "Write", IMAGE, text=text)
-    setup.add(write, "Write again", IMAGE, text=first["Output"])
+    first: Any = write(text=text)
+    second: Any = write(text=first.set_display_name("Write").output)
+    second.set_display_name("Write again")
 
 
 @dsl.pipeline(name="toy-failure")
@@ -77,21 +72,21 @@ def branches(value: str, log: str):
         note(text="else", log=log)
 
 
-def test_steps_pass_parameters_on_and_leave_their_manifests(capfd: pytest.CaptureFixture[str]) -> None:
-    run = run_pipeline(chain, {"text": 'ä "quoted" {brace} $HOME'})
-    assert run.error is None
-    assert [m.fingerprint for m in run.manifests.values()] == ['ä "quoted" {brace} $HOME', 'ä "quoted" {brace} $HOME!']
+def test_steps_pass_parameters_on(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_pipeline(chain, {"text": 'ä "quoted" {brace} $HOME'}) is None
     captured = capfd.readouterr()
     assert captured.out == "", "standard output belongs to results"
-    assert captured.err == "── Write\n── Write again\n"
+    lines = [line.rpartition("limaml.toy: ")[2] for line in captured.err.splitlines()]
+    text = 'ä "quoted" {brace} $HOME'
+    assert lines == ["── Write", text, "── Write again", text + "!"]
 
 
 @pytest.mark.parametrize("kind", ["DataError", "GateRefused"])
 def test_a_failing_step_is_told_in_its_own_words(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
-    run = run_pipeline(failure, {"kind": kind, "log": str(log)})
-    assert type(run.error) is getattr(errors, kind)
-    assert str(run.error) == "day 3: label is 7\n  in part-0.parquet, row 12"
+    error = run_pipeline(failure, {"kind": kind, "log": str(log)})
+    assert type(error) is getattr(errors, kind)
+    assert str(error) == "day 3: label is 7\n  in part-0.parquet, row 12"
     assert log.read_text() == "failed\n", "a step ran although the step before it failed"
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -104,16 +99,16 @@ def test_a_failing_step_is_told_in_its_own_words(kind: str, tmp_path: Path, capf
 
 
 def test_a_bug_keeps_its_traceback_and_names_the_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run = run_pipeline(failure, {"kind": "bug", "log": str(tmp_path / "log")})
-    assert type(run.error) is errors.LimamlError
-    assert "step 'fail' failed: ZeroDivisionError: a bug" in str(run.error)
+    error = run_pipeline(failure, {"kind": "bug", "log": str(tmp_path / "log")})
+    assert type(error) is errors.LimamlError
+    assert "step 'fail' failed: ZeroDivisionError: a bug" in str(error)
     assert 'raise ZeroDivisionError("a bug")' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("value", "ran"), [("yes", "if\n"), ("no", "else\n")])
 def test_the_pinned_runner_runs_exactly_one_branch(value: str, ran: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert run_pipeline(branches, {"value": value, "log": str(log)}).error is None
+    assert run_pipeline(branches, {"value": value, "log": str(log)}) is None
     assert log.read_text() == ran
 
 
