@@ -59,7 +59,7 @@ def normalize(text: str) -> str:
 
 
 def values(cron: str) -> tuple[frozenset[int], ...]:
-    """The seconds, minutes, hours, days, months and weekdays (0 is Sunday) of a normalized cron.
+    """The seconds, minutes, hours, days, months and weekdays (0 is Sunday) of a cron of six fields of numbers.
 
     Where both days and weekdays are restricted, either is enough.
     """
@@ -92,7 +92,7 @@ def _part(cron: str, part: str, name: str, low: int, high: int) -> str:
 
 def _numbers(part: str, low: int, high: int) -> range:
     span, slash, step = part.partition("/")
-    ends = [low, high] if span == "*" else [int(end) for end in span.split("-")]
+    ends = [low, high] if span in ("*", "?") else [int(end) for end in span.split("-")]
     # `5/15` begins at five and goes on to the end.
     last = high if slash and len(ends) == 1 else ends[-1]
     return range(ends[0], last + 1, int(step) if slash else 1)

@@ -3,17 +3,16 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 
+from limaml.cron import values
+
 # A day that exists once in four years, on a given weekday: once in 28 years, 40 across a century's missing leap day.
 _LONGEST = timedelta(days=366 * 41)
-_LIMITS = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
 def next_time(cron: str, after: datetime) -> datetime | None:
     """The first moment after `after` that a cron names; None where it names none, such as the 30th of February."""
     fields = cron.split()
-    seconds, minutes, hours, days, months, weekdays = (
-        _values(field, *limits) for field, limits in zip(fields, _LIMITS, strict=True)
-    )
+    seconds, minutes, hours, days, months, weekdays = values(cron)
     # Where both are restricted, either is enough; where one is, it decides.
     either = not any(fields[position].startswith(("*", "?")) for position in (3, 5))
     after = after.astimezone(UTC).replace(microsecond=0)
@@ -31,17 +30,3 @@ def next_time(cron: str, after: datetime) -> datetime | None:
 
 def _moments(hours: list[int], minutes: list[int], seconds: list[int]) -> Iterator[time]:
     return (time(hour, minute, second) for hour in hours for minute in minutes for second in seconds)
-
-
-def _values(field: str, low: int, high: int) -> set[int]:
-    values: set[int] = set()
-    for part in field.split(","):
-        span, _, step = part.partition("/")
-        first, dash, last = span.partition("-")
-        if span in ("*", "?"):
-            start, end = low, high
-        else:
-            start = int(first)
-            end = int(last) if dash else high if step else start
-        values |= set(range(start, end + 1, int(step or 1)))
-    return values
