@@ -21,6 +21,7 @@ AREAS = (
     "monitoring.cli",
     "pipelines.cluster_cli",
     "pipelines.schedule_cli",
+    "pipelines.doctor_cli",
 )  # fmt: skip
 
 DataUri = Annotated[

@@ -1,11 +1,12 @@
 """A Kubeflow Pipelines server in this process, and nothing of the machine the tests run on."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines import kubeflow
+from pipelines import cli, kubeflow
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
 
@@ -26,3 +27,22 @@ def server(nothing_around: None) -> Iterator[FakeKubeflow]:
     """An empty Kubeflow Pipelines."""
     with FakeKubeflow().running() as fake:
         yield fake
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def limaml(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """The `limaml` command in this process: exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["limaml", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    before = list(logging.getLogger().handlers)
+    yield run
+    logging.getLogger().handlers[:] = before  # the command's own writes to a standard error that is gone by now

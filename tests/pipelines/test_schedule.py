@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ import yaml
 
 from limaml.config import Application, parse_application
 from limaml.errors import ConfigError, KubeflowError
-from pipelines import cli, schedule, uploads
+from pipelines import schedule, uploads
 from pipelines.kubeflow import Access, connect
 from pipelines.uploads import Compiled
 from tests.conftest import SMALL
+from tests.pipelines.conftest import Command
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
 NIGHTLY = "0 30 2 * * *"
@@ -285,29 +287,17 @@ def test_nothing_is_changed_when_one_of_the_kinds_is_wrong(server: FakeKubeflow)
 
 
 @pytest.mark.parametrize("cron", ["30 2 * * *", "0 30 25 * * *", "0 30 2 * * MON", "* * * *", "0 0 0 0 * *"])
-def test_a_bad_cron_never_reaches_kubeflow(
-    server: FakeKubeflow, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cron: str
-) -> None:
+def test_a_bad_cron_never_reaches_kubeflow(server: FakeKubeflow, tmp_path: Path, limaml: Command, cron: str) -> None:
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(SMALL | {"schedule": {"refresh": {"cron": cron}}}))
-    code, _, err = _command(monkeypatch, capsys, "apply", "--app", str(file), "--host", server.host)
+    code, _, err = limaml("schedule", "apply", "--app", str(file), "--host", server.host)
     assert code == 2
     assert "schedule.refresh.cron" in err
     assert not server.requests
 
 
-def _command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["limaml", "schedule", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    output = capsys.readouterr()
-    return int(ended.value.code or 0), output.out, output.err
-
-
 def test_the_commands_from_apply_to_delete(
-    server: FakeKubeflow, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: FakeKubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limaml: Command
 ) -> None:
     file = tmp_path / "small.yaml"
     said = {"cluster": {"workspace": "s3://b/w"}, "schedule": {"refresh": {"cron": NIGHTLY}}}
@@ -315,7 +305,7 @@ def test_the_commands_from_apply_to_delete(
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.host)
 
     def run(*arguments: str) -> dict[str, Any]:
-        code, out, err = _command(monkeypatch, capsys, *arguments, "--app", str(file), "--json")
+        code, out, err = limaml("schedule", *arguments, "--app", str(file), "--json")
         assert code == 0, err
         assert len(out.splitlines()) == 1
         return json.loads(out)
@@ -329,6 +319,6 @@ def test_the_commands_from_apply_to_delete(
     assert _actions(run("delete")["schedules"])["refresh"] == "removed"
     assert _there(server) == []
     assert run("list")["schedules"][1]["state"] == "absent"
-    code, out, err = _command(monkeypatch, capsys, "list", "--app", str(file))
+    code, out, err = limaml("schedule", "list", "--app", str(file))
     assert (code, "absent" in out) == (0, True), err
-    assert _command(monkeypatch, capsys, "pause", "--app", str(file), "--kind", "tarin")[0] == 2
+    assert limaml("schedule", "pause", "--app", str(file), "--kind", "tarin")[0] == 2

@@ -11,10 +11,11 @@ import yaml
 
 from limaml.config import Application, load_application, parse_application
 from limaml.errors import ConfigError, KubeflowError
-from pipelines import cli, submit, uploads
+from pipelines import submit, uploads
 from pipelines.compile import KINDS, compile_pipeline
 from pipelines.kubeflow import Access, connect
 from tests.conftest import SMALL
+from tests.pipelines.conftest import Command
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
 WORKSPACE = "s3://bucket/limaml"
@@ -24,15 +25,6 @@ WORKSPACE = "s3://bucket/limaml"
 def deployed(application: Application) -> Application:
     """An application that says where it works."""
     return parse_application(SMALL | {"cluster": {"workspace": WORKSPACE, "service_account": "runner"}}, "tests")
-
-
-def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    """A command's exit code, standard output and standard error."""
-    monkeypatch.setattr("sys.argv", ["limaml", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    output = capsys.readouterr()
-    return int(ended.value.code or 0), output.out, output.err
 
 
 def _state(server: FakeKubeflow, state: str, **fields: Any) -> None:
@@ -160,13 +152,13 @@ def test_a_run_without_end_and_a_connection_that_stays_lost_are_errors_not_hangs
 
 @pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELED"])
 def test_the_command_prints_one_object_and_ends_as_the_run_ends(
-    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
+    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, limaml: Command, state: str
 ) -> None:
     monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
     server.on_create = lambda kind, item: item.update(state=state) if kind == "runs" else None
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.host)
     given = ["--app", "ptap", "--workspace", WORKSPACE, "--date", "2026-01-31", "--wait", "--json"]
-    code, out, err = _run(capsys, monkeypatch, "submit", "refresh", *given)
+    code, out, err = limaml("submit", "refresh", *given)
     result = json.loads(out)
     assert result["state"] == state
     assert result["arguments"] == {"run_date": "2026-01-31", "workspace": WORKSPACE}
@@ -174,33 +166,29 @@ def test_the_command_prints_one_object_and_ends_as_the_run_ends(
     assert state == "SUCCEEDED" or f"ended {state}" in err
 
 
-def test_pipelines_are_registered_listed_and_removed(
-    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pipelines_are_registered_listed_and_removed(server: FakeKubeflow, limaml: Command) -> None:
     given = ["--app", "ptap", "--host", server.host, "--json"]
     for uploaded in (True, False):
-        code, out, _ = _run(capsys, monkeypatch, "pipelines", "register", *given)
+        code, out, _ = limaml("pipelines", "register", *given)
         assert code == 0
         pipelines = json.loads(out)["pipelines"]
         assert [each["uploaded"] for each in pipelines] == [uploaded] * len(KINDS)
-    listed = json.loads(_run(capsys, monkeypatch, "pipelines", "list", *given)[1])["pipelines"]
+    listed = json.loads(limaml("pipelines", "list", *given)[1])["pipelines"]
     assert [each["kind"] for each in listed] == list(KINDS)
     assert all(len(each["versions"]) == 1 for each in listed)
-    removed = json.loads(_run(capsys, monkeypatch, "pipelines", "remove", *given)[1])["removed"]
+    removed = json.loads(limaml("pipelines", "remove", *given)[1])["removed"]
     assert len(removed) == len(KINDS)
     assert not server.items("pipelines")
     assert not server.items("versions")
-    assert json.loads(_run(capsys, monkeypatch, "pipelines", "remove", *given)[1])["removed"] == []
+    assert json.loads(limaml("pipelines", "remove", *given)[1])["removed"] == []
 
 
-def test_a_command_without_kubeflow_says_so_and_ends_with_8_or_2(
-    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_without_kubeflow_says_so_and_ends_with_8_or_2(server: FakeKubeflow, limaml: Command) -> None:
     server.version = "2.5.0"
-    code, out, err = _run(capsys, monkeypatch, "submit", "train", "--app", "ptap", "--host", server.host, "--json")
+    code, out, err = limaml("submit", "train", "--app", "ptap", "--host", server.host, "--json")
     assert (code, out) == (8, "")
     assert "2.16 or newer" in err
-    code, _, err = _run(capsys, monkeypatch, "submit", "train", "--app", "ptap")
+    code, _, err = limaml("submit", "train", "--app", "ptap")
     assert code == 2
     assert "where is Kubeflow Pipelines?" in err
 
