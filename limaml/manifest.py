@@ -72,7 +72,12 @@ def file_entry(path: Path, directory: Path, rows: int | None = None) -> FileEntr
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write a manifest into a directory in the making, last of all its files."""
-    (directory / storage.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    (directory / storage.MANIFEST).write_bytes(manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """A manifest as its file holds it."""
+    return (manifest.model_dump_json(indent=2) + "\n").encode()
 
 
 def find_manifest(uri: str) -> Manifest | None:

@@ -152,8 +152,13 @@ class Validation(Section):
 
 
 class Grouping(Section):
-    """Task grouping's engine; results do not depend on these."""
+    """Task grouping's engine; results do not depend on these, to the bit."""
 
+    engine: Literal["embedded", "spark"] = Field(
+        default="embedded",
+        description="embedded: in the step's own process; spark: a SparkApplication in a cluster (`cluster.spark`), "
+        "Spark's local mode elsewhere",
+    )
     buckets: int = Field(
         default=32, ge=1, description="more buckets, less memory: one bucket is sorted in memory at a time"
     )

@@ -7,6 +7,7 @@ the configuration sections it reads, its own version) decides whether an existin
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from limaml.manifest import (
     file_entry,
     find_manifest,
     fingerprint,
+    manifest_bytes,
     verify_files,
     write_manifest,
 )
@@ -87,23 +89,68 @@ class Stage:
         it meets there what an earlier run finished that set out from the same `start`: an identity of what spares work
         and changes nothing of what is owed.
         """
-        existing = find_manifest(self.output)
-        if existing is not None and existing.fingerprint == self.fingerprint:
-            try:
-                verify_files(self.output, existing)
-            except IntegrityError as error:
-                log.warning("%s: %s", self.kind, error)
-            else:
-                log.info("%s: up to date at %s (%s)", self.kind, self.output, _spell(existing.counts))
-                return existing
-        started = time.monotonic()
-        log.info("%s: writing %s", self.kind, self.output)
+        if (existing := self.finished()) is not None:
+            return existing
+        started = self._start()
         resume_key = fingerprint(stage=self.fingerprint, start=start) if resumable else ""
         with storage.atomic_directory(self.output, resume_key) as directory:
             manifest = build(directory)
             write_manifest(directory, manifest)
+        return self._end(manifest, started)
+
+    def assemble(self, build: Callable[["Parts"], Manifest]) -> Manifest:
+        """As `run`, for files that other machines write: they never pass through this one.
+
+        `build` has the files written below `parts.uri`, which all of those machines see, says in `parts.sources` which
+        of them becomes which file of the output, and returns the manifest. Parts lie there until the output is whole.
+        """
+        if (existing := self.finished()) is not None:
+            return existing
+        started, parts = self._start(), Parts(self.parts_uri)
+        manifest = build(parts)
+        storage.assemble(self.output, parts.sources, manifest_bytes(manifest))
+        storage.delete(parts.uri)
+        return self._end(manifest, started)
+
+    @property
+    def parts_uri(self) -> str:
+        """Where other machines write what this stage assembles: beside its output, hidden, and of this fingerprint."""
+        parent, _, name = self.output.rpartition("/")
+        return f"{parent}/.{name}.{self.fingerprint[:16]}.parts"
+
+    def finished(self) -> Manifest | None:
+        """The manifest of an output that is made from the same things and whole; None where there is work to do."""
+        existing = find_manifest(self.output)
+        if existing is None or existing.fingerprint != self.fingerprint:
+            return None
+        try:
+            verify_files(self.output, existing)
+        except IntegrityError as error:
+            log.warning("%s: %s", self.kind, error)
+            return None
+        log.info("%s: up to date at %s (%s)", self.kind, self.output, _spell(existing.counts))
+        return existing
+
+    def _start(self) -> float:
+        log.info("%s: writing %s", self.kind, self.output)
+        return time.monotonic()
+
+    def _end(self, manifest: Manifest, started: float) -> Manifest:
         log.info("%s: done in %.1f s (%s)", self.kind, time.monotonic() - started, _spell(manifest.counts))
         return manifest
+
+
+@dataclass
+class Parts:
+    """Files in the making that other machines write.
+
+    Attributes:
+        uri: of the directory below which they lie.
+        sources: path of each file in the finished output → its URI.
+    """
+
+    uri: str
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def entries(directory: Path, rows: dict[str, int] | None = None, pattern: str = "*") -> list[FileEntry]:

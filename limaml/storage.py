@@ -9,7 +9,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from limaml.errors import ConfigError, StorageError
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_COPIES_AT_ONCE = 16
 
 
 def normalize(uri: str | Path) -> str:
@@ -256,6 +258,50 @@ def atomic_directory(uri: str, resume_key: str = "") -> Iterator[Path]:
     finally:
         if not resume_key:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def put(path: Path, uri: str) -> None:
+    """Move a local file to a URI, where it appears at once and whole."""
+    with storage_errors(uri, "write"):
+        if is_local(uri):
+            target = local_path(uri)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            shutil.move(path, beside)
+            beside.replace(target)
+            return
+        fs, place = filesystem(uri)
+        with path.open("rb") as source, fs.open_output_stream(place) as sink:
+            shutil.copyfileobj(source, sink, _CHUNK)
+        path.unlink()
+
+
+def assemble(uri: str, sources: Mapping[str, str], manifest: bytes) -> None:
+    """Make a directory of files that lie elsewhere in the same storage, path → URI, appear with its manifest.
+
+    On S3 the files are copied inside the storage; on a file system they are linked.
+    """
+    if is_local(uri):
+        with atomic_directory(uri) as directory:
+            for path, source in sources.items():
+                (directory / path).parent.mkdir(parents=True, exist_ok=True)
+                os.link(local_path(source), directory / path)
+            (directory / MANIFEST).write_bytes(manifest)
+        return
+    fs, target = filesystem(uri)
+    with storage_errors(uri, "write"):
+        if exists(join(uri, MANIFEST)):
+            fs.delete_file(f"{target}/{MANIFEST}")
+        with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+            copies = [
+                pool.submit(fs.copy_file, filesystem(source)[1], f"{target}/{path}") for path, source in sources.items()
+            ]
+            for copy in copies:
+                copy.result()
+        for info in list_files(uri):
+            if info.path.removeprefix(target + "/") not in sources:
+                fs.delete_file(info.path)
+    write_bytes(join(uri, MANIFEST), manifest)
 
 
 def _upload(directory: Path, uri: str) -> None:

@@ -158,3 +158,7 @@ def _finish(finished: "Finished", as_json: bool) -> None:
 
 def _day(moment: datetime | None) -> date | None:
     return None if moment is None else moment.date()
+
+
+if __name__ == "__main__":
+    main()

@@ -45,17 +45,12 @@ class Buckets:
             writers: dict[int, Any] = {}
             for batch in batches:
                 rows += batch.num_rows
-                bucket = self._bucket(batch.column(HASH).to_numpy())
-                batch = batch.take(pa.array(np.argsort(bucket, kind="stable")))
-                ends = np.cumsum(np.bincount(bucket, minlength=self.shards * self.ranges))
-                for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-                    if start == end:
-                        continue
+                for number, part in by_bucket(batch, self.shards, self.ranges):
                     if number not in writers:
                         path = self.directory / f"{number:05d}.arrow"
-                        writers[number] = stack.enter_context(pa.ipc.new_stream(str(path), batch.schema))
+                        writers[number] = stack.enter_context(pa.ipc.new_stream(str(path), part.schema))
                         self.written[number] = path
-                    writers[number].write_batch(batch.slice(start, end - start))
+                    writers[number].write_batch(part)
         return rows
 
     def shard(self, number: int) -> Iterator[pa.Table]:
@@ -66,16 +61,24 @@ class Buckets:
                     yield reader.read_all().combine_chunks()
                 path.unlink()
 
-    def _bucket(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
-        high = hashes >> np.uint64(32)
-        position = (high * np.uint64(self.ranges)) >> np.uint64(32)
-        return (hashes % np.uint64(self.shards) * np.uint64(self.ranges) + position).astype(np.uint16)
+
+def by_bucket(batch: pa.RecordBatch, shards: int, ranges: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """A batch's rows by bucket, in the order of buckets: `ranges` of the hash for each of `shards` remainders."""
+    hashes = batch.column(HASH).to_numpy()
+    position = ((hashes >> np.uint64(32)) * np.uint64(ranges)) >> np.uint64(32)
+    bucket = (hashes % np.uint64(shards) * np.uint64(ranges) + position).astype(np.uint16)
+    batch = batch.take(pa.array(np.argsort(bucket, kind="stable")))
+    counts = np.bincount(bucket)
+    start = 0
+    for number in np.flatnonzero(counts):
+        yield int(number), batch.slice(start, int(counts[number]))
+        start += int(counts[number])
 
 
-def hash_ranges(rows: int, row_bytes: int, shards: int, buckets: int) -> int:
-    """Ranges per shard: at least `buckets` in all, more where a bucket would outgrow `BUCKET_BYTES`."""
+def hash_ranges(rows: int, row_bytes: int, shards: int, buckets: int, most: int = MAXIMUM_BUCKETS) -> int:
+    """Ranges per shard: at least `buckets` in all, more where a bucket would outgrow `BUCKET_BYTES`, at most `most`."""
     wanted = max(buckets, -(-rows * row_bytes // BUCKET_BYTES))
-    return max(1, min(-(-wanted // shards), MAXIMUM_BUCKETS // shards))
+    return max(1, min(-(-wanted // shards), most // shards))
 
 
 @dataclass(frozen=True)

@@ -1,52 +1,27 @@
 """Task sets: interactions of a window grouped into whole tasks (§6.1), written once and streamed as ragged batches."""
 
-import logging
-import shutil
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 
-from limaml.config import Application, Definition
-from limaml.console import progress
+from limaml.config import Application
 from limaml.data.batches import TaskBatch
-from limaml.data.grouping import Buckets, ahead, group_bucket, hash_ranges
-from limaml.data.interactions import InteractionReader, microseconds
+from limaml.data.group_embedded import write_shards
+from limaml.data.group_job import GroupJob, Shards, feature_widths
 from limaml.data.pieces import Piece, pieces_of_part
-from limaml.data.shards import ShardWriter, open_shard
+from limaml.data.shards import open_shard
 from limaml.errors import ConfigError, DataError
 from limaml.manifest import FileEntry, Manifest, file_uri, files_of, read_manifest, verify_files
-from limaml.schema import ALSO, META_CATEGORY, META_NUMERIC, OTHER_CATEGORY, OTHER_NUMERIC, task_set_schema
-from limaml.stage import Stage, entries
+from limaml.schema import ALSO
+from limaml.stage import Stage
 from limaml.windows import TRAIN, TaskSplit, Window
 
-log = logging.getLogger(__name__)
-
-SHARD_THREADS = 2
 # Rows held at once while tasks are shuffled.
 POOL_ROWS = 1 << 19
-
-
-def feature_widths(application: Application) -> dict[str, int]:
-    """Width of each feature column of the application's task sets."""
-    sides = {
-        (META_NUMERIC, META_CATEGORY): application.features.meta,
-        (OTHER_NUMERIC, OTHER_CATEGORY): application.features.other,
-    }
-    widths = {
-        name: sum(feature.kind == kind for feature in features)
-        for names, features in sides.items()
-        for name, kind in zip(names, ("numeric", "categorical"), strict=True)
-    }
-    return widths | ({ALSO: len(application.also)} if application.also else {})
 
 
 def group_tasks(validated: str, output: str, application: Application, split: TaskSplit) -> Manifest:
@@ -54,7 +29,8 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
 
     Without a boundary a task keeps its most recent `task.max_samples` rows, the oldest `task.support_fraction` of them
     (rounded down, one row always left to query) are support; with one, rows before it are support, capped alike, and
-    all rows from it on are query. Memory is bounded by a bucket; see `limaml.data.grouping`.
+    all rows from it on are query. Memory is bounded by a bucket; see `limaml.data.grouping`. `grouping.engine` says who
+    does it, here or on Spark, to the same bytes.
 
     With several task definitions the rows are grouped by each of them, one after the other, into a folder of its own,
     except for training, which forms the others' tasks from the rows of a batch. Where those are not parts of the first
@@ -86,7 +62,12 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
         },
         version=2,
     )
-    return stage.run(lambda directory: _build(directory, stage, validated, source, split))
+    job = GroupJob(application, split, application.task, "", validated, tuple(source.files))
+    if application.grouping.engine == "spark":
+        from limaml.data.spark import write_shards as write_by_spark
+
+        return stage.assemble(lambda place: _build(stage, job, lambda each: write_by_spark(each, place)))
+    return stage.run(lambda directory: _build(stage, job, lambda each: write_shards(each, directory)))
 
 
 def training_boundary(application: Application, split: TaskSplit) -> TaskSplit:
@@ -117,81 +98,19 @@ def _check_window(validated: str, source: Manifest, split: TaskSplit) -> None:
         )
 
 
-def _build(directory: Path, stage: Stage, validated: str, source: Manifest, split: TaskSplit) -> Manifest:
+def _build(stage: Stage, job: GroupJob, write: Callable[[GroupJob], Shards]) -> Manifest:
     application = stage.application
-    counts, files = _group(directory, stage, validated, source, split, application.task)
-    details: dict[str, Any] = {"split": split.model_dump(mode="json"), "widths": feature_widths(application)}
+    counts, files = write(job)
+    details: dict[str, Any] = {
+        "split": job.split.model_dump(mode="json"),
+        "widths": feature_widths(application),
+    }
     if application.also:
         details[ALSO] = {}
-    for definition in application.also if split.name != TRAIN else ():
-        folder = directory / definition.name
-        folder.mkdir()
-        details[ALSO][definition.name], more = _group(folder, stage, validated, source, split, definition)
-        files |= {f"{definition.name}/{name}": rows for name, rows in more.items()}
-    return stage.manifest(entries(directory, files, "shard=*.parquet"), counts, details)
-
-
-def _group(
-    directory: Path, stage: Stage, validated: str, source: Manifest, split: TaskSplit, definition: Definition
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Write one definition's shards; what the manifest counts, and the rows of each file."""
-    application = stage.application
-    widths = feature_widths(application)
-    schema = task_set_schema(**widths)
-    shards = application.grouping.shards
-    rows = sum(entry.rows or 0 for entry in source.files)
-    row_bytes = 48 + 4 * (widths[META_NUMERIC] + widths[OTHER_NUMERIC])
-    row_bytes += 8 * (widths[META_CATEGORY] + widths[OTHER_CATEGORY] + widths.get(ALSO, 0))
-    scratch = directory / ".buckets"
-    scratch.mkdir()
-    buckets = Buckets(scratch, shards, hash_ranges(rows, row_bytes, shards, application.grouping.buckets))
-    reader = InteractionReader(application, split.window, definition)
-    scattered = buckets.scatter(ahead(_read(reader, validated, source.files)))
-    log.info("task_set: %s of %s rows in %s", f"{scattered:,}", f"{reader.rows_read:,}", split.window.name)
-    if not scattered:
-        raise DataError(f"no rows in [{split.window.start}, {split.window.end}): {_seen(reader)}; choose another date")
-    boundary = None if split.boundary_time is None else microseconds(split.boundary_time)
-
-    def write_shard(number: int) -> tuple[str, Counter[str]]:
-        name, counts = f"shard={number:03d}.parquet", Counter[str]()
-        with ShardWriter(directory / name, schema) as writer:
-            for table in buckets.shard(number):
-                grouped = group_bucket(table, definition, boundary, schema)
-                writer.write(grouped.table, grouped.lengths)
-                counts.update(grouped.counts)
-        return name, counts
-
-    # Shards are independent of each other, and most of the work releases the interpreter's lock.
-    with progress() as bar, ThreadPoolExecutor(SHARD_THREADS) as pool:
-        shown = bar.add_task("sorting tasks", total=shards, note="")
-        written = {}
-        for name, counts in pool.map(write_shard, range(shards)):
-            written[name] = counts
-            bar.advance(shown)
-    totals = Counter[str]()
-    for counts in written.values():
-        totals.update(counts)
-    shutil.rmtree(scratch)
-    log.info("task_set: %s rows dropped by the cap", f"{scattered - totals['rows']:,}")
-    return dict(totals), {name: counts["rows"] for name, counts in written.items()}
-
-
-def _read(reader: InteractionReader, validated: str, files: list[FileEntry]) -> Iterator[pa.RecordBatch]:
-    with progress() as bar:
-        shown = bar.add_task("reading interactions", total=len(files), note="")
-        for entry in files:
-            yield from reader.read(validated, entry)
-            bar.advance(shown)
-
-
-def _seen(reader: InteractionReader) -> str:
-    if reader.oldest is None or reader.newest is None:
-        return "the validated data has no rows"
-    offset = timedelta(hours=reader.window.utc_offset_hours)
-    oldest, newest = (
-        (datetime.fromtimestamp(time / 1e6, UTC) + offset).date() for time in (reader.oldest, reader.newest)
-    )
-    return f"the validated data has the days {oldest} to {newest}"
+    for definition in application.also if job.split.name != TRAIN else ():
+        details[ALSO][definition.name], more = write(replace(job, definition=definition, folder=definition.name))
+        files += more
+    return stage.manifest(sorted(files, key=lambda entry: entry.path.split("/")), counts, details)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import pytest
 
 from limaml import storage
 from limaml.config import Application, parse_application
-from limaml.manifest import Manifest
-from limaml.stage import Stage, entries
+from limaml.manifest import FileEntry, Manifest, read_manifest, verify_files
+from limaml.stage import Parts, Stage, entries
 from tests.conftest import SMALL
 
 
@@ -115,3 +115,27 @@ def test_a_resumable_stage_keeps_finished_files(tmp_path: Path, application: App
 
     stage.run(resume, resumable=True)
     assert seen == ["shard=007.txt"]
+
+
+def test_files_that_others_wrote_are_assembled_once(output: str, application: Application) -> None:
+    stage, _ = make(output, application)
+    seen = []
+
+    def build(parts: Parts) -> Manifest:
+        seen.append(parts.uri)
+        entries = []
+        for name in ("shard=000.txt", "kind/shard=000.txt"):
+            parts.sources[name] = storage.join(parts.uri, f"{len(entries)}.txt")
+            storage.write_bytes(parts.sources[name], name.encode())
+            size, digest = len(name), storage.sha256(parts.sources[name])
+            entries.append(FileEntry(path=name, rows=1, bytes=size, sha256=digest))
+        return stage.manifest(entries, {"rows": 2})
+
+    storage.write_bytes(f"{output}/old.txt", b"of an earlier run")
+    first = stage.assemble(build)
+    assert stage.assemble(build).digest == first.digest
+    assert len(seen) == 1
+    assert not storage.exists(seen[0])
+    assert read_manifest(output) == first
+    verify_files(output, first)
+    assert sorted(info.base_name for info in storage.list_files(output)) == ["manifest.json", *["shard=000.txt"] * 2]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from limaml.config import Application, parse_application
-from limaml.data import grouping, shards, tasks
+from limaml.data import group_embedded, grouping, shards
 from limaml.data.features import encode_features
 from limaml.data.tasks import TaskSet, group_tasks
 from limaml.errors import DataError, IntegrityError
@@ -187,7 +187,7 @@ def test_no_byte_depends_on_buckets_files_order_or_threads(tmp_path: Path, monke
         ("a", 1, rows, 1), ("b", 40, rows, 4), ("c", 7, shuffled, 3), ("d", 500, shuffled[::-1], 2),
     ):  # fmt: skip
         changed = app.model_copy(update={"grouping": app.grouping.model_copy(update={"buckets": buckets})})
-        monkeypatch.setattr(tasks, "SHARD_THREADS", len(results) + 1)
+        monkeypatch.setattr(group_embedded, "SHARD_THREADS", len(results) + 1)
         group_tasks(write_validated(tmp_path / f"v{name}", content, app, files), str(tmp_path / name), changed, TRAIN)
         results.append(sums(tmp_path / name))
     assert len(results[0]) == 3
@@ -346,9 +346,9 @@ def test_a_killed_run_leaves_nothing_and_the_next_one_finishes(tmp_path: Path):
     program = (
         "import os, signal, sys\n"
         "from limaml.config import application_from_parameter\n"
-        "from limaml.data import tasks\n"
+        "from limaml.data import group_job, tasks\n"
         "from limaml.windows import TaskSplit\n"
-        "tasks.ShardWriter.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "group_job.ShardWriter.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "app, split = application_from_parameter(sys.argv[3]), TaskSplit.model_validate_json(sys.argv[4])\n"
         "tasks.group_tasks(sys.argv[1], sys.argv[2], app, split)\n"
     )
