@@ -31,6 +31,7 @@ def group_tasks(
     """
     from datetime import date
 
+    from components.launch.grouping import group_elsewhere, is_elsewhere
     from components.support import Step, log_figures
     from limaml.data.tasks import group_tasks as group
     from limaml.windows import refresh_split, training_splits
@@ -40,7 +41,10 @@ def group_tasks(
         as_of = step.take(date.fromisoformat(run_date))
         splits = {**training_splits(app.windows, as_of), "recent": refresh_split(app.windows, as_of)}
         output = place.tasks(splits[split])
-        tasks = group(validated, output, app, splits[split])
+        if is_elsewhere(app):
+            tasks = group_elsewhere(app, validated, output, as_of, split, splits[split])
+        else:
+            tasks = group(validated, output, app, splits[split])
         step.save(tasks, output, manifest)
         log_figures(tasks.counts, metrics)
     return output

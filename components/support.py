@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TERMINATION_LOG = "LIMAML_TERMINATION_LOG"
 LOCAL_RUN = "LIMAML_LOCAL_RUN"
 
 
@@ -109,6 +108,7 @@ class Step:
         error: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
+        from limaml.console import last_words
         from limaml.errors import LimamlError
 
         self._note_the_end(error)
@@ -116,7 +116,7 @@ class Step:
         if kind is None:
             return
         line = f"ERROR {kind.__name__}: {error}"
-        _write_termination_log(line)
+        last_words(line)
         if isinstance(error, LimamlError):
             sys.stderr.write(line + "\n")
             raise SystemExit(error.exit_code) from None
@@ -177,12 +177,6 @@ def log_figures(figures: Any, artifact: Any, prefix: str = "") -> None:
             log_figures(value, artifact, f"{prefix}{name}.")
         elif isinstance(value, (int, float)) and math.isfinite(value):
             artifact.log_metric(f"{prefix}{name}", float(value))
-
-
-def _write_termination_log(line: str) -> None:
-    path = Path(os.environ.get(TERMINATION_LOG) or "/dev/termination-log")
-    if path.exists():
-        path.write_text(line)
 
 
 def _end_with_the_runner() -> None:

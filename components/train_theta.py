@@ -32,13 +32,17 @@ def train_theta(
     """
     from datetime import date
 
+    from components.launch.training import is_elsewhere, train_elsewhere
     from components.support import Step, log_figures, save_page
     from limaml.training.train import train_model
 
     with Step("train_theta", run_id) as step:
         app, place = step.open(application, workspace)
         as_of = step.take(date.fromisoformat(run_date))
-        model = train_model(train, validation, place.model(""), app, place.tracking_uri(), as_of)
+        if is_elsewhere(app):
+            model = train_elsewhere(app, place.root, as_of, train, validation)
+        else:
+            model = train_model(train, validation, place.model(""), app, place.tracking_uri(), as_of)
         step.save(model, model.details["uri"], manifest)
         save_page(model.details["uri"], report)
         log_figures(model.counts, metrics)

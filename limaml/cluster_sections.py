@@ -37,6 +37,7 @@ _MEMORY = r"[1-9][0-9]*([KMGTP]i|[MGTP])"
 _NAME_IN_WORDS = "name in Kubernetes: lower-case letters, digits, - and ."
 _CRON_FIELDS = r"\s*(@[A-Za-z]+|\S+(\s+\S+){5})\s*"
 
+JavaSize = Annotated[str, Field(pattern=r"^[1-9][0-9]*[mg]$")]
 KubernetesName = Annotated[str, _spelled(_DNS, _NAME_IN_WORDS), _in_schema(_DNS)]
 OptionalName = Annotated[str, _spelled(f"({_DNS})?", _NAME_IN_WORDS), _in_schema(f"({_DNS})?")]
 Variable = Annotated[
@@ -144,6 +145,23 @@ class Steps(Section):
     close_run: StepResources = StepResources(cpu="500m", memory="2Gi", timeout_minutes=15)
 
 
+class Spark(Section):
+    """The SparkApplication that groups tasks where `grouping.engine` is spark. Python works in the executors' overhead."""
+
+    image: str = Field(default="", description="with Spark, Java and limaml[spark]; empty: the step's own image")
+    main_file: str = Field(
+        default="local:///opt/limaml/main.py",
+        description="in that image: calls `pipelines.cli.main`; see docs/scale.md",
+    )
+    executors: int = Field(default=4, ge=1)
+    executor_cores: int = Field(default=2, ge=1, description="a core sorts one bucket of a shard at a time")
+    executor_memory: JavaSize = "2g"
+    python_memory: JavaSize = Field(default="4g", description="of all Python workers of an executor, beside its memory")
+    driver_memory: JavaSize = "2g"
+    service_account: str = Field(default="spark", description="of the driver's pod, which creates the executors'")
+    configuration: dict[str, str] = Field(default={}, description="further Spark settings, spark.… to value")
+
+
 class Cluster(Section):
     """Where pipelines run on Kubeflow, and what their pods get."""
 
@@ -166,7 +184,37 @@ class Cluster(Section):
         ge=2,
         description="how long a run keeps its date between two steps, while none of them renews the lease",
     )
+    train_on: Literal["step", "trainjob"] = Field(
+        default="step", description="step: θ is trained in its step's pod; trainjob: by a Kubeflow Trainer TrainJob"
+    )
+    nodes: int = Field(default=1, ge=1, description="pods of the TrainJob, each with what `steps.train_theta` asks for")
+    processes_per_node: int = Field(default=1, ge=1, description="training processes a pod; with GPUs, one for each")
+    training_runtime: KubernetesName = Field(
+        default="torch-distributed", description="the ClusterTrainingRuntime a TrainJob builds upon"
+    )
+    pending_minutes: int = Field(
+        default=30, ge=1, description="how long a pod of a TrainJob or SparkApplication may wait for a node"
+    )
+    fan_out: int = Field(
+        default=1,
+        ge=1,
+        le=512,
+        description="pods that generate and push shards side by side, where the store lets them",
+    )
+    spark: Spark = Spark()
     steps: Steps = Steps()
+
+    @model_validator(mode="after")
+    def _several_nodes_are_a_trainjob(self) -> Self:
+        if self.nodes > 1 and self.train_on == "step":
+            raise ValueError(f"nodes: {self.nodes}, but a step has one pod: set train_on: trainjob, or nodes: 1")
+        gpus = self.steps.train_theta.gpus
+        if gpus and self.processes_per_node > gpus:
+            raise ValueError(
+                f"processes_per_node: {self.processes_per_node}, but steps.train_theta.gpus is {gpus}: each process "
+                "needs a GPU of its own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _variables_are_set_once(self) -> Self:

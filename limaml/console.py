@@ -9,12 +9,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 stderr = Console(stderr=True, soft_wrap=True)
+
+TERMINATION_LOG = "LIMAML_TERMINATION_LOG"
 
 
 def leads() -> bool:
@@ -52,3 +55,10 @@ def progress() -> Iterator[Progress]:
     )
     with Progress(*columns, console=stderr, transient=True, disable=not (stderr.is_terminal and leads())) as bar:
         yield bar
+
+
+def last_words(line: str) -> None:
+    """Leave why this process ends where Kubernetes, or whoever set `LIMAML_TERMINATION_LOG`, looks for it."""
+    path = Path(os.environ.get(TERMINATION_LOG) or "/dev/termination-log")
+    if path.exists():
+        path.write_text(line)

@@ -81,3 +81,12 @@ class KubeflowError(LimamlError):
     """Kubeflow Pipelines or its cluster can't be reached, refuses what is asked, or a run there did not succeed."""
 
     exit_code = 8
+
+
+def from_line(line: str) -> LimamlError | None:
+    """The error that `ERROR Kind: message`, the last line of a command or step, tells of; None for any other line."""
+    name, _, message = line.strip().removeprefix("ERROR ").partition(": ")
+    kind = globals().get(name)
+    if line.startswith("ERROR ") and isinstance(kind, type) and issubclass(kind, LimamlError):
+        return kind(message)
+    return None

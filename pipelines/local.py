@@ -17,6 +17,7 @@ import yaml
 
 from components import support
 from limaml import errors
+from limaml.console import TERMINATION_LOG
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -67,7 +68,7 @@ def _execute(
 
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root / "outputs"))
     environment = {
-        support.TERMINATION_LOG: str(termination_log),
+        TERMINATION_LOG: str(termination_log),
         support.LOCAL_RUN: str(os.getpid()),
         "PYTHONSAFEPATH": "1",  # a folder of the user's called `components` must not shadow ours
         "TMPDIR": str(root),
@@ -83,10 +84,8 @@ def _execute(
 
 def _revive(message: str, step: str) -> errors.LimamlError:
     """The error a step ended with; one that is not ours keeps its name inside the message."""
-    name, _, text = message.removeprefix("ERROR ").partition(": ")
-    kind = getattr(errors, name, None)
-    if message.startswith("ERROR ") and isinstance(kind, type) and issubclass(kind, errors.LimamlError):
-        return kind(text)
+    if (known := errors.from_line(message)) is not None:
+        return known
     return errors.LimamlError(f"step {step!r} failed: {message.removeprefix('ERROR ')} (its log is above)")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limaml.console import configure_logging, stderr
+from limaml.console import configure_logging, last_words, stderr
 from limaml.errors import LimamlError
 
 App = Annotated[str, typer.Option("--app", help="A shipped application's name, or a path to its YAML.")]
@@ -35,7 +35,9 @@ def run(app: typer.Typer) -> int:
     try:
         result = app(standalone_mode=False)
     except LimamlError as error:
-        stderr.print(f"ERROR {type(error).__name__}: {error}", markup=False, highlight=False)
+        line = f"ERROR {type(error).__name__}: {error}"
+        stderr.print(line, markup=False, highlight=False)
+        last_words(line)
         return error.exit_code
     except typer.Exit as stop:
         return stop.exit_code

@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def _group(app: App, validated: Validated, output: Output, date: Date, split: Split, as_json: Json = False) -> None:
     """Group validated interactions into whole tasks: sorted by time, capped, support before query."""
-    from limaml.config import load_application
+    from limaml.config import application_from_parameter
     from limaml.data.tasks import group_tasks
     from limaml.windows import refresh_split, training_splits
 
-    application = load_application(app)
+    application = application_from_parameter(app)
     day = date.date()
     splits = {**training_splits(application.windows, day), "recent": refresh_split(application.windows, day)}
     manifest = group_tasks(validated, output, application, splits[split])

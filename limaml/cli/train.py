@@ -27,12 +27,12 @@ def register(app: typer.Typer) -> None:
 
         With a GPU each: torchrun --nproc-per-node N --no-python limaml train …
         """
-        from limaml.config import load_application
+        from limaml.config import application_from_parameter
         from limaml.console import leads
         from limaml.training.train import train_model
         from limaml.workspace import Workspace
 
-        application = load_application(app_name)
+        application = application_from_parameter(app_name)
         place = Workspace(workspace, application.name)
         manifest = train_model(train_set, validation, place.model(""), application, place.tracking_uri(), date.date())
         if leads():

@@ -194,6 +194,5 @@ def _errors() -> Iterator[None]:
     except (PySparkException, PySparkRuntimeError) as error:
         found = re.findall(r"^limaml\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
         if found:
-            name, message = found[-1]
-            raise getattr(errors, name)(message) from error
+            raise errors.from_line("ERROR {}: {}".format(*found[-1])) or error from error
         raise

@@ -42,6 +42,20 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
         IntegrityError: a file differs from what was validated.
         StorageError: the output can't be written.
     """
+    stage, job = plan_tasks(validated, output, application, split)
+    if application.grouping.engine == "spark":
+        from limaml.data.spark import write_shards as write_by_spark
+
+        return stage.assemble(lambda place: _build(stage, job, lambda each: write_by_spark(each, place)))
+    return stage.run(lambda directory: _build(stage, job, lambda each: write_shards(each, directory)))
+
+
+def plan_tasks(validated: str, output: str, application: Application, split: TaskSplit) -> tuple[Stage, GroupJob]:
+    """What `group_tasks` will do: its stage, and the first definition's job.
+
+    Raises:
+        DataError: the data failed validation or its window does not cover the split's.
+    """
     source = read_manifest(validated, "validated")
     if not source.details.get("passed"):
         raise DataError(f"{validated}: the data did not pass validation; see its validation.html, then validate again")
@@ -62,12 +76,7 @@ def group_tasks(validated: str, output: str, application: Application, split: Ta
         },
         version=2,
     )
-    job = GroupJob(application, split, application.task, "", validated, tuple(source.files))
-    if application.grouping.engine == "spark":
-        from limaml.data.spark import write_shards as write_by_spark
-
-        return stage.assemble(lambda place: _build(stage, job, lambda each: write_by_spark(each, place)))
-    return stage.run(lambda directory: _build(stage, job, lambda each: write_shards(each, directory)))
+    return stage, GroupJob(application, split, application.task, "", validated, tuple(source.files))
 
 
 def training_boundary(application: Application, split: TaskSplit) -> TaskSplit:

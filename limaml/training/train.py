@@ -15,7 +15,7 @@ from limaml.console import progress
 from limaml.data.tasks import TaskSet
 from limaml.learning.encoders import FeatureStatistics, fit_statistics
 from limaml.learning.network import Network
-from limaml.manifest import Manifest
+from limaml.manifest import Manifest, read_manifest
 from limaml.model import Algorithm, network_spec, save_model
 from limaml.stage import Stage, entries
 from limaml.training.distributed import ALONE, Processes, processes
@@ -70,6 +70,37 @@ def train_model(
         return job.lead() if group.first else job.follow()
 
 
+def plan_model(train: str, validation: str, model_root: str, application: Application, as_of: date) -> Stage:
+    """The stage that `train_model` will run: where its model will lie, and what it is made from.
+
+    Raises:
+        DataError: a task set is incomplete.
+    """
+    made_from = read_manifest(train, "task_set"), read_manifest(validation, "task_set")
+    return _planned(*made_from, model_root, application, as_of, ALGORITHMS)[1]
+
+
+def _planned(
+    train: Manifest,
+    validation: Manifest,
+    model_root: str,
+    application: Application,
+    as_of: date,
+    algorithms: tuple[Algorithm, ...],
+) -> tuple[str, Stage]:
+    """A model's version and stage."""
+    inputs: dict[str, Any] = {
+        "train": train.digest,
+        "validation": validation.digest,
+        "as_of": as_of.isoformat(),
+    }
+    if algorithms != ALGORITHMS:
+        inputs["algorithms"] = list(algorithms)
+    unplaced = Stage("model", model_root, application, SECTIONS, inputs)
+    version = f"{as_of:%Y%m%d}-{unplaced.fingerprint[:10]}"
+    return version, Stage("model", storage.join(model_root, version), application, SECTIONS, inputs)
+
+
 class _Job:
     """One training run, as every process sees it.
 
@@ -90,16 +121,9 @@ class _Job:
         self.application, self.tracking_uri, self.algorithms, self.group = application, tracking_uri, algorithms, group
         # Sums are checked once, by the process that leads.
         self.train, self.validation = (TaskSet.open(uri, verify=group.first) for uri in (train, validation))
-        inputs: dict[str, Any] = {
-            "train": self.train.manifest.digest,
-            "validation": self.validation.manifest.digest,
-            "as_of": as_of.isoformat(),
-        }
-        if algorithms != ALGORITHMS:
-            inputs["algorithms"] = list(algorithms)
-        unplaced = Stage("model", model_root, application, SECTIONS, inputs)
-        self.version = f"{as_of:%Y%m%d}-{unplaced.fingerprint[:10]}"
-        self.stage = Stage("model", storage.join(model_root, self.version), application, SECTIONS, inputs)
+        self.version, self.stage = _planned(
+            self.train.manifest, self.validation.manifest, model_root, application, as_of, algorithms
+        )
         # Hidden, since it is no model; of its own, since storage may be a bucket, where nothing is half there.
         self.checkpoints = storage.join(model_root, f".{self.version}.checkpoints")
 
