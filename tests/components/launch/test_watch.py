@@ -132,18 +132,19 @@ def test_a_gpu_that_no_node_has_is_said_in_the_schedulers_words(cluster: Cluster
     assert cluster.deleted() == [PATH]
 
 
-def test_a_node_that_comes_in_time_is_waited_for(cluster: Cluster, job: Launch) -> None:
+def test_a_node_that_comes_in_time_is_waited_for(cluster: Cluster, url: str, application: Application) -> None:
     condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}
-    waiting = pod("node-0-0-x", JOB, "Pending", conditions=[condition], containerStatuses=None)
-    cluster.pods = [waiting]
+    cluster.pods = [pod("node-0-0-x", JOB, "Pending", conditions=[condition], containerStatuses=None)]
 
     def act(cluster: Cluster, body: dict[str, Any]) -> None:
-        cluster.pods = [waiting if cluster.looks % 4 else pod("node-0-0-x", JOB)]
-        if cluster.looks > 40:
+        if cluster.looks > 5:
+            cluster.pods = [pod("node-0-0-x", JOB)]
+        if cluster.looks > 10:
             ends(body, "Complete")
 
     cluster.act = act
-    job.run()
+    patient = Limits(pending=60, grace=60, total=60, lost=10, poll=0.02)
+    launch(api(url), application, "0123456789abcdef", [], patient).run()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_no_pods_at_all_name_the_operator_and_the_events(cluster: Cluster, job: 
 
 def test_a_suspended_job_waits_in_its_queue(cluster: Cluster, job: Launch) -> None:
     def act(cluster: Cluster, body: dict[str, Any]) -> None:
-        ends(body, "Suspended" if cluster.looks < 40 else "Complete")
+        ends(body, "Suspended" if cluster.looks < 30 else "Complete")
 
     cluster.act = act
     job.run()
