@@ -77,7 +77,7 @@ def test_what_is_mounted_and_named_is_there(found: list[Object]) -> None:
         for container in spec["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys(), name
         for volume in volumes.values():
-            if "configMap" in volume:
+            if "configMap" in volume and not volume["configMap"].get("optional"):
                 assert volume["configMap"]["name"] in made("ConfigMap"), name
             if "persistentVolumeClaim" in volume:
                 assert volume["persistentVolumeClaim"]["claimName"] in made("PersistentVolumeClaim"), name

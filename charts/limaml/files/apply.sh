@@ -1,6 +1,11 @@
-# What Kubeflow should know of every application: its pipelines and schedules. One that fails does not keep back the others.
+# What Kubeflow should know of every application: its pipelines and schedules. One that fails does not keep back others.
 failed=0
 for file in /etc/limaml/applications/*.yaml; do
-  limaml schedule apply --register --app "$file" --kfp-namespace "$NAMESPACE" || failed=$?
+  [ -e "$file" ] || continue
+  limaml schedule apply --register --app "$file" || failed=$?
+done
+for file in /etc/limaml/removed/*.yaml; do
+  [ -e "$file" ] || continue
+  limaml schedule delete --app "$file" && limaml pipelines remove --app "$file" || failed=$?
 done
 exit $failed

@@ -11,6 +11,26 @@
 {{- $enabled | toYaml -}}
 {{- end -}}
 
+{{/* Files of applications that are disabled, or were in the release until now (Helm asks the cluster; a mere rendering of
+the chart does not know them). */}}
+{{- define "limaml.removed" -}}
+{{- $root := . -}}
+{{- $enabled := include "limaml.applications" . | fromYaml -}}
+{{- $removed := dict -}}
+{{- range $name, $application := .Values.applications -}}
+{{- if and $application (not (hasKey $enabled $name)) -}}
+{{- $_ := set $removed (printf "%s.yaml" $name) (include "limaml.file" (list $root $name $application)) -}}
+{{- end -}}
+{{- end -}}
+{{- $before := lookup "v1" "ConfigMap" .Release.Namespace (include "limaml.object" (list . "applications")) -}}
+{{- range $file, $content := $before.data | default dict -}}
+{{- if not (hasKey $enabled (trimSuffix ".yaml" $file)) -}}
+{{- $_ := set $removed $file (get $removed $file | default $content) -}}
+{{- end -}}
+{{- end -}}
+{{- $removed | toYaml -}}
+{{- end -}}
+
 {{/* An application's scorer: `scorer` with what the application says of its own: (list $ application). */}}
 {{- define "limaml.scorer" -}}
 {{- mergeOverwrite (deepCopy (index . 0).Values.scorer) ((index . 1).scorer | default dict | deepCopy) | toYaml -}}

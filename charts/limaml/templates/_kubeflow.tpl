@@ -10,7 +10,7 @@ serviceAccountName: {{ include "limaml.account" (list . .Values.kubeflow.service
 - {name: KF_PIPELINES_ENDPOINT, value: {{ .Values.kubeflow.endpoint | quote }}}
 # The pipelines' steps, and who runs them where each team has a namespace.
 - {name: LIMAML_IMAGE, value: {{ include "limaml.image" . | quote }}}
-- {name: NAMESPACE, value: {{ .Release.Namespace | quote }}}
+- {name: KF_PIPELINES_NAMESPACE, value: {{ .Release.Namespace | quote }}}
 {{- with .Values.kubeflow.existingSecret }}
 - name: KF_PIPELINES_TOKEN
   valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.kubeflow.tokenKey | quote }}}}
@@ -19,6 +19,7 @@ serviceAccountName: {{ include "limaml.account" (list . .Values.kubeflow.service
 
 {{- define "limaml.kubeflow.mounts" -}}
 - {name: applications, mountPath: /etc/limaml/applications, readOnly: true}
+- {name: removed, mountPath: /etc/limaml/removed, readOnly: true}
 - {name: temporary, mountPath: /tmp}
 - {name: token, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
 {{- end -}}
@@ -26,6 +27,8 @@ serviceAccountName: {{ include "limaml.account" (list . .Values.kubeflow.service
 {{/* The projected token is for Kubeflow Pipelines alone: Kubernetes' own API would not take it. */}}
 {{- define "limaml.kubeflow.volumes" -}}
 {{ include "limaml.files.volume" . }}
+- name: removed
+  configMap: {name: {{ include "limaml.object" (list . "removed") }}, optional: true}
 - name: token
   projected:
     sources:

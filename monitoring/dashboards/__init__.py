@@ -1,0 +1,1 @@
+"""Grafana dashboards: `build.py` makes the JSON beside it, which the chart ships."""
