@@ -1,6 +1,8 @@
 """The chart rendered as Helm would: a scenario's values in, Kubernetes' objects out."""
 
+import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import yaml
@@ -26,7 +28,12 @@ def check(values: dict[str, Any]) -> None:
 
 def text(values: dict[str, Any], name: str = "limaml", namespace: str = "team") -> dict[str, str]:
     """Rendered text by the template's path below templates/."""
-    rendered = _CHART.render(values, name=name, namespace=namespace)
+    return _text(json.dumps(values), name, namespace)
+
+
+@cache
+def _text(values: str, name: str, namespace: str) -> dict[str, str]:
+    rendered = _CHART.render(json.loads(values), name=name, namespace=namespace)
     return {path.removeprefix("limaml/templates/"): content for path, content in rendered.items()}
 
 
@@ -36,7 +43,7 @@ def objects(values: dict[str, Any], template: str = "", name: str = "limaml") ->
         document
         for path, content in text(values, name).items()
         if path.endswith(".yaml") and path.startswith(template)
-        for document in yaml.safe_load_all(content)
+        for document in yaml.load_all(content, yaml.CSafeLoader)
         if document
     ]
 

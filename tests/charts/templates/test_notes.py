@@ -1,0 +1,37 @@
+"""NOTES.txt: the next commands, which exist."""
+
+import re
+
+import pytest
+import typer
+
+from pipelines.cli import build
+from tests.charts.rendering import SCENARIOS, scenario, text
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_command_it_names_exists_and_takes_its_options(name: str) -> None:
+    notes = text(scenario(name))["NOTES.txt"]
+    assert "helm test limaml -n team" in notes
+    for line in re.findall(r"^  limaml (.*)$", notes, re.MULTILINE):
+        words = line.split()
+        command = typer.main.get_command(build())
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
+        command.make_context("limaml", words)
+
+
+def test_it_says_what_to_expect_before_a_first_release() -> None:
+    assert "answer 503 until a release is published" in text({})["NOTES.txt"]
+    waiting = text({"scorer": {"readyWithoutRelease": False}})["NOTES.txt"]
+    assert "Until then `helm install --wait` does not end." in waiting
+
+
+def test_it_warns_where_steps_cannot_mount_the_claim() -> None:
+    assert "install\nthis chart into kubeflow" in text({})["NOTES.txt"]
+    assert "install\nthis chart into kubeflow" not in text({}, namespace="kubeflow")["NOTES.txt"]
+    assert "claim" not in text(scenario("aws"))["NOTES.txt"]
+
+
+def test_it_says_so_where_there_is_nothing_to_do() -> None:
+    assert "There is nothing to do yet" in text({"applications": {"ptap": None}})["NOTES.txt"]
