@@ -1,4 +1,4 @@
-"""Alerts and dashboards ask for metrics that exist; each alert has its place in the runbook and fires when it should."""
+"""Alerts and dashboards ask for metrics that exist; each alert has its runbook heading and fires when it should."""
 
 import json
 import re
