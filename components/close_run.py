@@ -37,4 +37,4 @@ def close_run(
         for each in states:
             log.info("%s of %s: %s %s", kind, each["run_date"] or "no date", each["state"], each["reason"])
         if not states:
-            log.warning("no step of run %s left a word; Kubeflow says %s", run_id, status.state)
+            log.warning("run %s did nothing; Kubeflow says %s", run_id, status.state)

@@ -6,6 +6,7 @@ a cluster.
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -75,6 +76,12 @@ def read_outcome(place: Workspace, as_of: date, kind: str) -> tuple[dict[str, An
     except ValueError as error:
         raise StorageError(f"{place.run(as_of, kind)}: not what a run leaves: {error}; delete it") from error
     return summary, state
+
+
+def unfinished(place: Workspace, kind: str, dates: Iterable[date]) -> list[date]:
+    """Those dates, in their order, for which no run of a kind has succeeded."""
+    outcomes = ((as_of, read_outcome(place, as_of, kind)) for as_of in dates)
+    return [as_of for as_of, found in outcomes if found is None or found[1]["state"] != "succeeded"]
 
 
 def _write(uri: str, content: dict[str, Any]) -> None:
@@ -154,7 +161,7 @@ def markdown(application: Application, kind: str, run_id: str, states: list[dict
     """What a person reads in the Kubeflow UI when a run has ended."""
     lines = [f"# {application.title}: {kind.replace('_', ' ')}", "", f"Run `{run_id}`."]
     if not states:
-        lines += ["", "No step left a word: look at the first one's pod and log."]
+        lines += ["", "Nothing was done: every date was finished before, or the first step never began."]
     for state in states:
         summary = state["summary"]
         lines += ["", f"## {state['run_date'] or 'No date'}: {state['state']}", ""]

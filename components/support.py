@@ -125,7 +125,7 @@ class Step:
         from limaml import journal
         from limaml.errors import LimamlError
 
-        if self.place is None or not self.run_id:
+        if self.place is None or not self.run_id or (self._entry is None and error is None):
             return
         entry = self._entry or journal.Entry(step=self.name)
         try:

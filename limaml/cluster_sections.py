@@ -142,6 +142,7 @@ class Steps(Section):
     push_embeddings: StepResources = StepResources(memory="6Gi")
     monitor: StepResources = StepResources()
     analyze_ab: StepResources = StepResources(memory="8Gi")
+    plan_backfill: StepResources = StepResources(cpu="500m", memory="2Gi", timeout_minutes=15)
     close_run: StepResources = StepResources(cpu="500m", memory="2Gi", timeout_minutes=15)
 
 

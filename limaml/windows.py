@@ -12,6 +12,7 @@ from limaml.config import Windows
 from limaml.errors import ConfigError
 
 TRAIN = "train"
+MAXIMUM_DATES = 92
 
 
 class Window(BaseModel):
@@ -114,15 +115,35 @@ def parse_window(start: str, end: str, utc_offset_hours: int = 0) -> Window:
     Raises:
         ConfigError: they are no dates, or not in this order.
     """
-    days = []
-    for name, text in (("start", start), ("end", end)):
-        try:
-            days.append(date.fromisoformat(text.strip()))
-        except ValueError as error:
-            raise ConfigError(f"{name} {text!r} is no date like 2026-01-31") from error
-    if days[0] >= days[1]:
-        raise ConfigError(f"start must be before end, got {days[0]} and {days[1]}")
-    return Window(start=days[0], end=days[1], utc_offset_hours=utc_offset_hours)
+    first, last = _parse_date("start", start), _parse_date("end", end)
+    if first >= last:
+        raise ConfigError(f"start must be before end, got {first} and {last}")
+    return Window(start=first, end=last, utc_offset_hours=utc_offset_hours)
+
+
+def parse_dates(first: str, last: str, utc_offset_hours: int = 0, now: datetime | None = None) -> list[date]:
+    """The run dates from `first` to `last`, both included, the oldest first.
+
+    Raises:
+        ConfigError: they are no dates, not in this order, more than `MAXIMUM_DATES`, or not yet there.
+    """
+    start, end = _parse_date("first date", first), _parse_date("last date", last)
+    today = resolve_run_date("", utc_offset_hours, now)
+    if start > end:
+        raise ConfigError(f"the first date must not be after the last, got {start} and {end}")
+    if end > today:
+        raise ConfigError(f"last date {end} is yet to come: today is {today}")
+    count = (end - start).days + 1
+    if count > MAXIMUM_DATES:
+        raise ConfigError(f"{start} to {end} are {count} dates; give at most {MAXIMUM_DATES} at a time")
+    return [start + timedelta(days=i) for i in range(count)]
+
+
+def _parse_date(name: str, text: str) -> date:
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError as error:
+        raise ConfigError(f"{name} {text!r} is no date like 2026-01-31") from error
 
 
 def day_start(day: date, utc_offset_hours: int) -> datetime:

@@ -56,7 +56,9 @@ def build() -> typer.Typer:
     runs = typer.Typer(no_args_is_help=True, help="Run a pipeline on this machine.")
     runs.command("train")(train)
     runs.command("refresh")(refresh)
+    runs.command("monitor")(monitor)
     runs.command("ab-report")(ab_report)
+    runs.command("backfill")(backfill)
     app.add_typer(runs, name="run")
     app.command("reproduce")(reproduce)
     app.command("demo")(demo)
@@ -84,6 +86,29 @@ def refresh(app: App, data: DataUri, workspace: WorkspaceUri, run_date: RunDate 
     from pipelines.run import run_refresh
 
     _finish(run_refresh(load_application(app), workspace, data, _day(run_date)), as_json)
+
+
+def monitor(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
+    """Look at what is served now, without making anything new: age, coverage, versions, canary, drift."""
+    from limaml.config import load_application
+    from pipelines.run import run_monitor
+
+    _finish(run_monitor(load_application(app), workspace), as_json)
+
+
+def backfill(
+    app: App,
+    data: DataUri,
+    workspace: WorkspaceUri,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First logical date.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last logical date, itself included.")],
+    as_json: Json = False,
+) -> None:
+    """Refresh every date of a range that has not been refreshed, the oldest first."""
+    from limaml.config import load_application
+    from pipelines.run import run_backfill
+
+    _finish(run_backfill(load_application(app), workspace, data, first.date(), last.date()), as_json)
 
 
 def ab_report(

@@ -12,7 +12,7 @@ from limaml.cli import common
 from limaml.config import Application, load_application
 from limaml.errors import ConfigError
 
-KINDS = ("train", "refresh", "ab_report")
+KINDS = ("train", "refresh", "monitor", "ab_report", "backfill")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to; made when missing.")]
 AppOrPtap = Annotated[str, typer.Option("--app", help="A shipped application's name, or a path to its YAML.")]

@@ -7,11 +7,12 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from components.outcome import read_outcome
+from components.outcome import read_outcome, unfinished
 from limaml import lease, storage
 from limaml.config import Application
 from limaml.data.layout import days_of
 from limaml.errors import ConfigError, LeaseHeld, LimamlError
+from limaml.windows import parse_dates, resolve_run_date
 from limaml.workspace import Workspace
 from pipelines.local import run_pipeline
 
@@ -77,6 +78,35 @@ def run_ab_report(
     return _run("ab_report", application, workspace, end, arguments)
 
 
+def run_monitor(application: Application, workspace: str) -> Finished:
+    """Look at the current release as it is now.
+
+    Raises:
+        LeaseHeld: another run is looking.
+    """
+    today = resolve_run_date("", application.windows.utc_offset_hours)
+    return _run("monitor", application, workspace, today, {"run_date": today.isoformat()})
+
+
+def run_backfill(application: Application, workspace: str, data: str, first: date, last: date) -> Finished:
+    """Refresh the dates from `first` to `last` that have not been refreshed, the oldest first.
+
+    Raises:
+        ConfigError, DataError: before the first date; what ends a step is in the result.
+        LeaseHeld: another run holds one of the dates.
+    """
+    dates = parse_dates(first.isoformat(), last.isoformat(), application.windows.utc_offset_hours)
+    place = Workspace(storage.normalize(workspace), application.name)
+    todo = unfinished(place, "refresh", dates)
+    arguments = {"data": bring_in(data, application, workspace)}
+    arguments |= {"first_date": first.isoformat(), "last_date": last.isoformat()}
+    run_id, error = _start("backfill", application, place, arguments)
+    days = [written for day in todo if (written := _written(place, day, "refresh", run_id))]
+    result = {"application": application.name, "run": "backfill", "first_date": first, "last_date": last}
+    pages = [page for day in days for page in day["pages"]]
+    return Finished(result | {"finished_before": len(dates) - len(todo), "dates": days, "pages": pages}, error)
+
+
 def _run_dated(kind: str, application: Application, workspace: str, data: str, run_date: date | None) -> Finished:
     root = bring_in(data, application, workspace)
     if run_date is None:
@@ -86,21 +116,32 @@ def _run_dated(kind: str, application: Application, workspace: str, data: str, r
 
 
 def _run(kind: str, application: Application, workspace: str, run_date: date, arguments: dict[str, str]) -> Finished:
-    from pipelines.compile import define
-
     place = Workspace(storage.normalize(workspace), application.name)
     log.info("run %s of %s for %s in %s", kind, application.name, run_date, place.root)
+    run_id, error = _start(kind, application, place, arguments)
+    if written := _written(place, run_date, kind, run_id):
+        return Finished(written, error)
+    # Not even the closing step could write: what the run would say is only that.
+    raise error or LimamlError(f"the run ended, but {place.run(run_date, kind)} does not say how")
+
+
+def _start(
+    kind: str, application: Application, place: Workspace, arguments: dict[str, str]
+) -> tuple[str, LimamlError | None]:
+    """Run a pipeline; its id, and the error that ended it, if any."""
+    from pipelines.compile import define
+
     run_id = uuid.uuid4().hex
     error = run_pipeline(define(kind, application, workspace=place.root, run_id=run_id), arguments)
     if isinstance(error, LeaseHeld):
         raise error
+    return run_id, error
+
+
+def _written(place: Workspace, run_date: date, kind: str, run_id: str) -> dict[str, Any] | None:
+    """What this very run says of a date; None where it left nothing."""
     written = read_outcome(place, run_date, kind)
-    if written is not None and written[1]["run_id"] == run_id:
-        return Finished(written[0], error)
-    # Not even the closing step could write: what the run would say is only that.
-    if error is None:
-        raise LimamlError(f"the run ended, but {place.run(run_date, kind)} does not say how")
-    raise error
+    return written[0] if written is not None and written[1]["run_id"] == run_id else None
 
 
 def bring_in(data: str, application: Application, workspace: str) -> str:

@@ -65,7 +65,9 @@ class Setup:
         """Name a step, and give its pod what the application says."""
         cluster = self.application.cluster
         step: StepResources = getattr(cluster.steps, task.component_spec.name.replace("-", "_"))
-        task.set_display_name(title).set_caching_options(enable_caching=False).set_container_image(image)
+        task.set_caching_options(enable_caching=False).set_container_image(image)
+        if title:
+            task.set_display_name(title)
         task.set_cpu_request(step.cpu).set_memory_request(step.memory).set_memory_limit(step.memory)
         if step.gpus:
             task.set_accelerator_type(step.gpu_type).set_accelerator_limit(step.gpus)

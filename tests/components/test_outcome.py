@@ -11,7 +11,8 @@ import pytest
 from kfp import dsl
 
 from components.close_run import close_run
-from components.outcome import read_outcome
+from components.outcome import read_outcome, unfinished
+from components.plan_backfill import plan_backfill
 from components.support import Step
 from limaml import errors, journal, lease, storage
 from limaml.manifest import Manifest
@@ -146,7 +147,7 @@ def test_a_run_without_a_date_is_written_down_apart(place: Workspace, tmp_path: 
 
 
 def test_a_run_of_which_nothing_began_still_ends(place: Workspace, tmp_path: Path) -> None:
-    assert "No step left a word" in close(place, "run-1", tmp_path)
+    assert "Nothing was done" in close(place, "run-1", tmp_path)
 
 
 def test_closing_again_changes_nothing_and_a_retried_run_goes_on(place: Workspace, tmp_path: Path) -> None:
@@ -181,3 +182,34 @@ def test_a_journal_that_cannot_be_kept_hides_no_error(tmp_path: Path, capsys: py
     said = capsys.readouterr().err
     assert "can't keep the journal" in said
     assert said.splitlines()[-1] == "ERROR DataError: label is 7"
+
+
+def test_what_a_backfill_still_has_to_do(place: Workspace, tmp_path: Path) -> None:
+    days = [date(2026, 1, 29), date(2026, 1, 30), DAY]
+    work(place, "monitor", "run-1", day=days[0])
+    close(place, "run-1", tmp_path)
+    work(place, "monitor", "run-2", errors.StoreError("down"), day=days[1])
+    close(place, "run-2", tmp_path)
+    assert unfinished(place, "refresh", days) == days[1:]
+    planned = plan_backfill.python_func("ptap", place.root, "2026-01-29", "2026-01-31", "run-3")
+    assert planned == ["2026-01-30", "2026-01-31"]
+    assert journal.read(place, "run-3") == [], "a plan is no work on a date"
+
+
+def test_a_backfill_is_closed_date_by_date(place: Workspace, tmp_path: Path) -> None:
+    before = date(2026, 1, 30)
+    for name in ("validate_data", "monitor"):
+        work(place, name, "run-1", day=before)
+    work(place, "validate_data", "run-1", errors.DataError("no rows"))
+    shown = close(place, "run-1", tmp_path)
+    assert shown.index("2026-01-30: succeeded") < shown.index("2026-01-31: failed")
+    assert unfinished(place, "refresh", [before, DAY]) == [DAY]
+    assert not any(storage.exists(place.lease(day)) for day in (before, DAY))
+
+
+def test_a_backfills_range_is_checked(place: Workspace) -> None:
+    with pytest.raises(SystemExit) as stop:
+        plan_backfill.python_func("ptap", place.root, "2026-01-31", "2026-01-29", "run-1")
+    assert stop.value.code == 2
+    (entry,) = journal.read(place, "run-1")
+    assert (entry.run_date, entry.error) == (None, "ConfigError")

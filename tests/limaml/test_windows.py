@@ -4,7 +4,17 @@ import pytest
 
 from limaml.config import Windows
 from limaml.errors import ConfigError
-from limaml.windows import Window, day_start, refresh_split, resolve_run_date, training_splits, training_window
+from limaml.windows import (
+    MAXIMUM_DATES,
+    Window,
+    day_start,
+    parse_dates,
+    parse_window,
+    refresh_split,
+    resolve_run_date,
+    training_splits,
+    training_window,
+)
 
 AS_OF = date(2026, 1, 31)
 
@@ -83,3 +93,31 @@ def test_a_moment_belongs_to_the_logical_day_that_has_begun(offset: int, expecte
 def test_a_run_date_that_is_none(text: str) -> None:
     with pytest.raises(ConfigError, match="neither a date"):
         resolve_run_date(text)
+
+
+def test_a_range_of_dates_is_bounded_by_today_and_by_number() -> None:
+    now = datetime(2026, 2, 2, 2, tzinfo=UTC)
+    dates = parse_dates(" 2026-01-31", "2026-02-02 ", now=now)
+    assert dates == [AS_OF, date(2026, 2, 1), date(2026, 2, 2)]
+    assert parse_dates("2026-01-31", "2026-01-31", now=now) == [AS_OF]
+    assert len(parse_dates("2025-11-03", "2026-02-02", now=now)) == MAXIMUM_DATES
+    for first, last, said in (
+        ("2026-02-01", "2026-01-31", "first date must not be after the last"),
+        ("2026-02-01", "2026-02-03", "yet to come: today is 2026-02-02"),
+        ("2025-11-02", "2026-02-02", "are 93 dates; give at most 92"),
+        ("yesterday", "2026-02-02", "first date 'yesterday' is no date like"),
+        ("2026-02-01", "", "last date '' is no date like"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parse_dates(first, last, now=now)
+    with pytest.raises(ConfigError, match="yet to come"):
+        parse_dates("2026-02-02", "2026-02-02", -8, now)
+
+
+def test_a_window_of_two_texts() -> None:
+    window = parse_window("2026-01-30", "2026-02-01", 8)
+    assert (window.start, window.end, window.utc_offset_hours) == (date(2026, 1, 30), date(2026, 2, 1), 8)
+    with pytest.raises(ConfigError, match="start must be before end"):
+        parse_window("2026-01-31", "2026-01-31")
+    with pytest.raises(ConfigError, match=r"end .31\.1\.. is no date"):
+        parse_window("2026-01-30", "31.1.")

@@ -130,6 +130,18 @@ def test_a_stale_release_of_other_embeddings(chain: Chain) -> None:
     assert {"embeddings_digest", "coverage_ratio", "canary_mismatch_ratio"} <= raised
 
 
+def test_a_day_that_is_past_is_looked_at_for_drift_alone(chain: Chain) -> None:
+    """A backfill's: what serves is of a later day, and would only raise alarms about itself."""
+    manifest = look(chain, as_of=AS_OF - timedelta(days=1))
+    named = {check["name"] for check in manifest.details["checks"]}
+    assert named.isdisjoint({"release", "embeddings_digest", "age_hours", "coverage_ratio", "canary_mismatch_ratio"})
+    assert any(name.startswith("feature_psi:") for name in named)
+    assert manifest.details["healthy"] is True
+    html = (chain.world.root / "monitoring" / stage.PAGE).read_text()
+    assert "A release of a later day serves" in html
+    assert "find an embedding" not in html
+
+
 def test_another_model_is_published(chain: Chain) -> None:
     other = chain.world.model(chain.reference, "m2", seed=1)
     embeddings = chain.world.embeddings(other, chain.recent, "of m2")
