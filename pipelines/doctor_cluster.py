@@ -83,8 +83,8 @@ def _reachable(api: Callable[[], KubernetesApi]) -> Outcome:
 
 def _kinds(application: Application | None) -> dict[str, tuple[str, str, str, bool]]:
     """Kind → its group, itself, what needs it, and whether this application does."""
-    trains = application is not None and getattr(application.cluster, "train_on", "") == "trainjob"
-    spark = application is not None and getattr(application.grouping, "engine", "") == "spark"
+    trains = application is not None and application.cluster.train_on == "trainjob"
+    spark = application is not None and application.grouping.engine == "spark"
     rows = [
         ("argoproj.io", "Workflow", "every run; install Kubeflow Pipelines, which brings Argo Workflows", True),
         ("kubeflow.org", "ScheduledWorkflow", "schedules; install Kubeflow Pipelines", True),

@@ -1,17 +1,13 @@
 """What is there on the Kubernetes cluster, read with the pod's account or a kubeconfig; nothing is changed by it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import kubernetes
-from kubernetes.client import ApiException
 from kubernetes.config import ConfigException
-from urllib3 import exceptions as transport
 
+from components.launch.api import Api, Lost, NotFound, Refused
 from limaml.errors import KubeflowError
-
-SECONDS = (5, 10)  # to connect, to answer
 
 
 class Denied(KubeflowError):
@@ -40,9 +36,9 @@ class KubernetesApi:
             ) from error
         config.retries = False
         self.endpoint = str(config.host)
-        self._client = kubernetes.client.ApiClient(config)
+        self._api = Api("", kubernetes.client.ApiClient(config))
 
-    def get(self, path: str) -> dict[str, Any] | None:
+    def get(self, path: str, **query: str) -> dict[str, Any] | None:
         """What the API holds at a path; None where there is nothing.
 
         Raises:
@@ -50,31 +46,20 @@ class KubernetesApi:
             KubeflowError: no answer, or an error.
         """
         try:
-            answer = self._client.call_api(
-                path,
-                "GET",
-                header_params={"Accept": "application/json"},
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=SECONDS,
-            )
-            return json.loads(answer.data)  # type: ignore[union-attr]
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            if error.status in (401, 403):
-                raise Denied(
-                    f"Kubernetes at {self.endpoint}: not allowed to get {path} ({error.status}); give this account the "
-                    "right, or run as somebody who has it"
-                ) from error
-            raise KubeflowError(f"Kubernetes at {self.endpoint}: {path}: {error.status} {error.reason}") from error
-        except (transport.HTTPError, OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:300]
+            return self._api.get(path, query)
+        except NotFound:
+            return None
+        except KubeflowError as error:
+            what, _, _ = str(error).rpartition("; ")
+            do = "give this account the right, or run as somebody who has it"
+            raise Denied(f"Kubernetes at {self.endpoint}: {what}; {do}") from error
+        except Refused as error:
             raise KubeflowError(
-                f"Kubernetes at {self.endpoint} does not answer: {said}; "
-                "check the kubeconfig's context, VPN and `kubectl version`"
+                f"Kubernetes at {self.endpoint} refuses {path}: {error}; check its API server"
             ) from error
+        except Lost as error:
+            do = "check the kubeconfig's context, VPN and `kubectl version`"
+            raise KubeflowError(f"Kubernetes at {self.endpoint} does not answer: {error}; {do}") from error
 
     def version(self) -> str:
         """The server's version, such as v1.36.0."""
@@ -93,7 +78,7 @@ class KubernetesApi:
         """Every node."""
         found, token = [], ""
         while True:
-            page = self.get(f"/api/v1/nodes?limit=200{'&continue=' + token if token else ''}") or {}
+            page = self.get("/api/v1/nodes", limit="200", **({"continue": token} if token else {})) or {}
             found += page.get("items") or []
             token = (page.get("metadata") or {}).get("continue") or ""
             if not token:

@@ -16,6 +16,8 @@ ENDED = {"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"}
 POLL_SECONDS = 5.0
 # How long a lost connection is waited for while a run goes on without us.
 LOST_SECONDS = 300.0
+# How long a run may stand still before the log says where to look.
+STILL_SECONDS = 300.0
 # What a run may still take to end after Kubeflow's own limit on it.
 GRACE_MINUTES = 15
 
@@ -79,6 +81,7 @@ def watch(kubeflow: Kubeflow, run_id: str, limit_minutes: float) -> dict[str, An
         KubeflowError: the connection stays lost, the run is gone, or it has no end within the limit.
     """
     ends, seen = time.monotonic() + 60 * limit_minutes, ""
+    moved = time.monotonic()
     while True:
         action = f"follow run {run_id}"
         run = kubeflow.call(action, kubeflow.runs.run_service_get_run, patience=LOST_SECONDS, run_id=run_id)
@@ -86,7 +89,14 @@ def watch(kubeflow: Kubeflow, run_id: str, limit_minutes: float) -> dict[str, An
         now = _progress(run, state)
         if now != seen:
             log.info("run %s: %s", run_id, now)
-            seen = now
+            seen, moved = now, time.monotonic()
+        elif time.monotonic() - moved > STILL_SECONDS:
+            log.warning(
+                "run %s: %s for %.0f minutes. Where a step waits for its pod, `kubectl get pods` and `limaml doctor` "
+                "say why: no node that fits, an image that can't be pulled, a missing secret",
+                *(run_id, now, STILL_SECONDS / 60),
+            )
+            moved = time.monotonic()
         if state in ENDED:
             return {"state": state, "reason": reason(run), "failed_steps": _failed(run)}
         if time.monotonic() > ends:

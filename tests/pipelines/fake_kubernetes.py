@@ -59,7 +59,7 @@ class FakeKubernetes:
         time.sleep(self.seconds)
         for part, status in self.statuses.items():
             if part in path:
-                return status, {"message": "planted"}
+                return status, {"message": f'User "me" cannot get {path}'}
         if path == "/api/v1/nodes":
             start = int(query.get("continue", ["0"])[0])
             more = str(start + 2) if len(self.nodes) > start + 2 else ""
