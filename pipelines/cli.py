@@ -3,15 +3,13 @@
 import os
 from datetime import date, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from limaml.cli import common
 from limaml.cli.common import App, Json, WorkspaceUri
-
-if TYPE_CHECKING:
-    from pipelines.run import Finished
+from pipelines.cluster_cli import finish
 
 AREAS = (
     *(f"limaml.cli.{area}" for area in (
@@ -21,6 +19,7 @@ AREAS = (
     "monitoring.cli",
     "pipelines.cluster_cli",
     "pipelines.schedule_cli",
+    "pipelines.backfill_cli",
     "pipelines.doctor_cli",
 )  # fmt: skip
 
@@ -58,7 +57,6 @@ def build() -> typer.Typer:
     runs.command("refresh")(refresh)
     runs.command("monitor")(monitor)
     runs.command("ab-report")(ab_report)
-    runs.command("backfill")(backfill)
     app.add_typer(runs, name="run")
     app.command("reproduce")(reproduce)
     app.command("demo")(demo)
@@ -77,7 +75,7 @@ def train(app: App, data: DataUri, workspace: WorkspaceUri, run_date: RunDate = 
     from limaml.config import load_application
     from pipelines.run import run_train
 
-    _finish(run_train(load_application(app), workspace, data, _day(run_date)), as_json)
+    finish(run_train(load_application(app), workspace, data, _day(run_date)), as_json)
 
 
 def refresh(app: App, data: DataUri, workspace: WorkspaceUri, run_date: RunDate = None, as_json: Json = False) -> None:
@@ -85,7 +83,7 @@ def refresh(app: App, data: DataUri, workspace: WorkspaceUri, run_date: RunDate 
     from limaml.config import load_application
     from pipelines.run import run_refresh
 
-    _finish(run_refresh(load_application(app), workspace, data, _day(run_date)), as_json)
+    finish(run_refresh(load_application(app), workspace, data, _day(run_date)), as_json)
 
 
 def monitor(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
@@ -93,22 +91,7 @@ def monitor(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
     from limaml.config import load_application
     from pipelines.run import run_monitor
 
-    _finish(run_monitor(load_application(app), workspace), as_json)
-
-
-def backfill(
-    app: App,
-    data: DataUri,
-    workspace: WorkspaceUri,
-    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First logical date.")],
-    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last logical date, itself included.")],
-    as_json: Json = False,
-) -> None:
-    """Refresh every date of a range that has not been refreshed, the oldest first."""
-    from limaml.config import load_application
-    from pipelines.run import run_backfill
-
-    _finish(run_backfill(load_application(app), workspace, data, first.date(), last.date()), as_json)
+    finish(run_monitor(load_application(app), workspace), as_json)
 
 
 def ab_report(
@@ -129,7 +112,7 @@ def ab_report(
 
     application = load_application(app)
     days = (start.date(), end.date())
-    _finish(run_ab_report(application, workspace, exposures, visits, signups, *days, outcomes, test), as_json)
+    finish(run_ab_report(application, workspace, exposures, visits, signups, *days, outcomes, test), as_json)
 
 
 def reproduce(
@@ -172,13 +155,6 @@ def demo(
     from pipelines import demo as chain
 
     chain.run(workspace, data, app, as_json)
-
-
-def _finish(finished: "Finished", as_json: bool) -> None:
-    """Print what a run says, then end as it ended: a refusal is an answer too."""
-    common.emit(finished.result, as_json)
-    if finished.error is not None:
-        raise finished.error
 
 
 def _day(moment: datetime | None) -> date | None:

@@ -1,12 +1,17 @@
 """`limaml submit`, `limaml pipelines`: what reaches Kubeflow Pipelines from the command line."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from limaml.cli.common import App, Json, emit
 from limaml.errors import ConfigError, KubeflowError
+
+if TYPE_CHECKING:
+    from limaml.config import Application
+    from pipelines.kubeflow import Kubeflow
+    from pipelines.run import Finished
 
 Host = Annotated[
     str,
@@ -61,18 +66,32 @@ def submit(
     """Start one run on Kubeflow and say where to watch it."""
     from limaml.config import load_application
     from pipelines.kubeflow import Access, connect
-    from pipelines.submit import limit_minutes, watch
     from pipelines.submit import submit as start
 
     application = load_application(app)
     given = {"workspace": workspace, "data": data} | _parameters(parameter or [])
     kubeflow = connect(Access(host, kfp_namespace, token_variable, ca))
-    result = start(kubeflow, application, kind, given, run_date.date() if run_date else None, image)
-    if wait:
-        result |= watch(kubeflow, result["run_id"], limit_minutes(application))
+    started = start(kubeflow, application, kind, given, run_date.date() if run_date else None, image)
+    follow(kubeflow, application, started, wait, as_json)
+
+
+def follow(
+    kubeflow: "Kubeflow", application: "Application", started: dict[str, Any], wait: bool, as_json: bool
+) -> None:
+    """Print what was started; where asked for, wait for its end first, and end as it ends."""
+    from pipelines.submit import limit_minutes, watch
+
+    result = started | (watch(kubeflow, started["run_id"], limit_minutes(application)) if wait else {})
     emit(result, as_json)
     if wait and result["state"] != "SUCCEEDED":
         raise KubeflowError(f"run {result['run_id']} ended {result['state']}: {result['reason'] or 'see its page'}")
+
+
+def finish(finished: "Finished", as_json: bool) -> None:
+    """Print what a run on this machine says, then end as it ended: a refusal is an answer too."""
+    emit(finished.result, as_json)
+    if finished.error is not None:
+        raise finished.error
 
 
 def register_pipelines(
