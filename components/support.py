@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCAL_RUN = "LIMAML_LOCAL_RUN"
+PIPELINE_RUN = "LIMAML_RUN_ID"  # read by limaml.training.registry, which takes seconds to import
 
 
 class Step:
@@ -49,6 +50,8 @@ class Step:
         root.handlers.clear()
         root.setLevel(logging.WARNING)
         configure_logging()
+        if self.run_id:
+            os.environ[PIPELINE_RUN] = self.run_id
         if os.environ.get(LOCAL_RUN):
             _end_with_the_runner()
         return self

@@ -1,4 +1,7 @@
-"""Self-contained HTML pages people open from disk, from a bucket or inside the Kubeflow UI: no script, no link out."""
+"""Self-contained HTML pages people open from disk, from a bucket or inside the Kubeflow UI: no script, no link out.
+
+They stay far below a megabyte whatever is in them, as the Kubeflow UI wants it: long tables and texts are cut, and say so.
+"""
 
 import io
 from collections.abc import Sequence
@@ -7,6 +10,10 @@ from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
+
+MAXIMUM_ROWS = 300
+MAXIMUM_CELL = 300
+MAXIMUM_TEXT = 2_000
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -40,7 +47,9 @@ footer { margin-top:3rem; padding-top:.8rem; border-top:1px solid var(--line); c
 {% for head in table.headers %}<th{% if loop.index0 in table.numbers %} class="number"{% endif %}>{{ head }}</th>{% endfor %}
 </tr></thead><tbody>{% for row in table.rows %}<tr>
 {% for cell in row %}<td class="{% if loop.index0 in table.numbers %}number{% endif %}{% if cell.kind %} {{ cell.kind }}{% endif %}">
-{{- cell.text -}}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endfor %}
+{{- cell.text -}}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
+{% if table.left_out %}<p class="note">… and {{ "{:,}".format(table.left_out) }} more rows: the whole is in the JSON file beside this page.</p>{% endif %}
+{% endfor %}
 {% for svg in section.figures %}<div class="figure">{{ svg }}</div>{% endfor %}
 {% for text in section.notes %}<p class="note">{{ text }}</p>{% endfor %}
 {% endfor %}
@@ -92,16 +101,20 @@ class Page:
         sections = [
             {
                 "title": s.title,
-                "text": s.text,
+                "text": [_cut(text) for text in s.text],
                 "tables": [_table(t) for t in s.tables],
                 "figures": [Markup(_svg(f)) for f in s.figures],
-                "notes": s.notes,
+                "notes": [_cut(text) for text in s.notes],
             }
             for s in self.sections
         ]
         template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
         return template.render(
-            title=self.title, lead=self.lead, badge=self.badge, sections=sections, footer=self.footer
+            title=self.title,
+            lead=[_cut(text) for text in self.lead],
+            badge=self.badge,
+            sections=sections,
+            footer=self.footer,
         )
 
 
@@ -113,8 +126,14 @@ def new_figure(width: float = 7.5, height: float = 3.2) -> Any:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    rows = [[cell if isinstance(cell, Cell) else Cell(str(cell)) for cell in row] for row in table.rows]
-    return {"headers": table.headers, "rows": rows, "numbers": set(table.numbers)}
+    rows = [[cell if isinstance(cell, Cell) else Cell(str(cell)) for cell in row] for row in table.rows[:MAXIMUM_ROWS]]
+    rows = [[Cell(_cut(cell.text, MAXIMUM_CELL), cell.kind) for cell in row] for row in rows]
+    left_out = max(0, len(table.rows) - MAXIMUM_ROWS)
+    return {"headers": table.headers, "rows": rows, "numbers": set(table.numbers), "left_out": left_out}
+
+
+def _cut(text: str, most: int = MAXIMUM_TEXT) -> str:
+    return text if len(text) <= most else text[:most] + " …"
 
 
 def _svg(figure: Any) -> str:

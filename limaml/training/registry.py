@@ -2,10 +2,14 @@
 
 Aliases: `challenger` (judged or being judged), `champion` (serves), `previous` (served before). A model version is
 decided once; deciding it again changes nothing, so a rerun can never bring an old champion back.
+
+Where Kubeflow has begun an MLflow run for the step (`MLFLOW_RUN_ID` at the same `MLFLOW_TRACKING_URI`), training is
+logged into that one, and Kubeflow ends it; else into one of its own, in `MLFLOW_EXPERIMENT_ID` where that is given.
 """
 
 import fcntl
 import logging
+import os
 import shutil
 import subprocess
 import tempfile
@@ -31,7 +35,10 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _VERSION_TAG = "limaml.model_version"
 _FINGERPRINT_TAG = "limaml.fingerprint"
 _DECISION_TAG = "limaml.decision"
+_PIPELINE_TAG = "limaml.pipeline_run"
 _SQLITE = "sqlite:///"
+# The pipeline's run this process works for; a component sets it.
+PIPELINE_RUN = "LIMAML_RUN_ID"
 
 
 @dataclass(frozen=True)
@@ -75,22 +82,32 @@ class Registry:
             _create_database(Path(database))
             location = f"file://{Path(database).parent}/mlartifacts"
         self.client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
-        found = self.client.get_experiment_by_name(self.name)
-        self.experiment_id = (
-            found.experiment_id
-            if found is not None
-            else self.client.create_experiment(self.name, artifact_location=location)
-        )
+        self.experiment_id = self._experiment(location)
         try:
             self.client.create_registered_model(self.name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
+    def _experiment(self, location: str | None) -> str:
+        """The given run's experiment, the given one, or the application's, made when it is new."""
+        if self.given_run:
+            return self.client.get_run(self.given_run).info.experiment_id
+        if self.given_experiment:
+            return self.client.get_experiment(self.given_experiment).experiment_id
+        found = self.client.get_experiment_by_name(self.name)
+        if found is not None:
+            return found.experiment_id
+        return self.client.create_experiment(self.name, artifact_location=location)
+
     def __init__(self, tracking_uri: str, application: str) -> None:
         """Connect, creating the experiment and the registered model if they are new."""
         self.tracking_uri = tracking_uri
         self.name = application
+        # What was given belongs to the server it was given with.
+        given = os.environ if os.environ.get("MLFLOW_TRACKING_URI") == tracking_uri else {}
+        self.given_run = given.get("MLFLOW_RUN_ID", "")
+        self.given_experiment = given.get("MLFLOW_EXPERIMENT_ID", "")
         self._connect()
 
     @_told
@@ -109,7 +126,15 @@ class Registry:
         """
         if self.run_of(fingerprint) is not None:
             return
-        run = self.client.create_run(self.experiment_id, run_name=run_name, tags={"git.revision": git_revision()})
+        tags = {"git.revision": git_revision()}
+        if pipeline_run := os.environ.get(PIPELINE_RUN):
+            tags[_PIPELINE_TAG] = pipeline_run
+        if self.given_run:
+            run = self.client.get_run(self.given_run)
+            for name, value in tags.items():
+                self.client.set_tag(self.given_run, name, value)
+        else:
+            run = self.client.create_run(self.experiment_id, run_name=run_name, tags=tags)
         run_id = run.info.run_id
         metrics = [
             Metric(name, value, run.info.start_time, epoch)
@@ -121,7 +146,8 @@ class Registry:
             self.client.log_text(run_id, text, file)
         for file, figure in figures.items():
             self.client.log_figure(run_id, figure, file)
-        self.client.set_terminated(run_id)
+        if not self.given_run:
+            self.client.set_terminated(run_id)
         # Last, so that only a run that was logged whole is found again.
         self.client.set_tag(run_id, _FINGERPRINT_TAG, fingerprint)
 

@@ -45,3 +45,17 @@ def test_a_section_keeps_the_order_text_table_figure_note() -> None:
     html = Page("A page", sections=[Section("S", ["para"], [Table(["h"], [["cell"]])], [figure], ["small"])]).html()
     places = [html.index(part) for part in ("<h2>S", "para", ">cell<", "<svg", 'class="note">small')]
     assert places == sorted(places)
+
+
+def test_a_page_stays_far_below_a_megabyte_whatever_is_in_it() -> None:
+    """The Kubeflow UI shows no more, and a log of thousands of features has thousands of rows."""
+    figure = new_figure()
+    figure.subplots().barh(range(40), range(40))
+    rows = [[f"feature_{i}", Cell("x" * 10_000, "bad"), i, 0.5, "holds"] for i in range(50_000)]
+    tables = [Table(["feature", "value", "number", "ratio", "verdict"], rows, (2, 3))] * 3
+    section = Section("Features", ["y" * 100_000], tables, [figure], ["z" * 100_000])
+    html = Page("A page", ["w" * 100_000], sections=[section]).html()
+    assert len(html.encode()) < 700_000
+    assert html.count("… and 49,700 more rows") == 3
+    assert "feature_299<" in html
+    assert "feature_300<" not in html
