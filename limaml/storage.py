@@ -67,7 +67,11 @@ def is_local(uri: str) -> bool:
 @cache
 def _s3_filesystem() -> pafs.FileSystem:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return pafs.S3FileSystem(endpoint_override=endpoint, region=os.environ.get("AWS_REGION"))
+    # boto3 reads AWS_CA_BUNDLE by itself, Arrow SSL_CERT_FILE only.
+    authorities = os.environ.get("AWS_CA_BUNDLE") or None
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint, region=os.environ.get("AWS_REGION"), tls_ca_file_path=authorities
+    )
 
 
 @cache
