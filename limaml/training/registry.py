@@ -229,7 +229,11 @@ def _create_database(path: Path) -> None:
 
 
 def git_revision() -> str:
-    """The commit of the working tree this code runs from; `unknown` where it is installed rather than checked out."""
+    """The commit this code is of: as its image says, or of the working tree it runs from; else `unknown`."""
+    if revision := os.environ.get("LIMAML_REVISION"):
+        return revision
+    if shutil.which("git") is None:
+        return "unknown"
     here = Path(__file__)
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from limaml.errors import StorageError
-from limaml.training.registry import CHALLENGER, Registry
+from limaml.training.registry import CHALLENGER, Registry, git_revision
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([Registry.__module__])
@@ -112,3 +113,12 @@ def test_a_damaged_database_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StorageError, match=r"mlflow\.db failed"):
         Registry(f"sqlite:///{tmp_path}/mlflow.db", "small")
+
+
+def test_the_revision_is_the_images_the_working_trees_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIMAML_REVISION", raising=False)
+    assert re.fullmatch("[0-9a-f]{40}|unknown", git_revision())
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert git_revision() == "unknown"
+    monkeypatch.setenv("LIMAML_REVISION", "abc")
+    assert git_revision() == "abc"
