@@ -4,11 +4,14 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
 WORKSPACE ?= .demo
+TARGET ?= cpu
+TAG ?= limaml:dev
+IMAGE_EXTRAS := experiment monitoring online pipelines serve tracking training validation
 export GX_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install servers demo test test-heavy lint bench lock clean
+.PHONY: help install servers demo test test-heavy test-docker image lint bench lock clean
 
 help: ## Show what there is to run
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +40,12 @@ test: lint servers ## Linters, types, import contract and the default tests
 test-heavy: install servers ## The tests marked heavy: minutes long or memory hungry
 	$(BIN)/python -m pytest -m heavy
 
+test-docker: install ## The tests that build and run the image, where a Docker daemon is
+	$(BIN)/python -m pytest -m docker
+
+image: ## Build the image with what this machine's pip knows of indexes and authorities: make image TARGET=gpu TAG=limaml:gpu
+	$(PYTHON) infra/images/build.py --target $(TARGET) --tag $(TAG)
+
 lint: install ## ruff, pyright and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,11 +55,16 @@ lint: install ## ruff, pyright and the import contract
 bench: install ## Benchmarks: ratios against peers and floors in the same run
 	$(BIN)/python -m benchmarks
 
-# What torch's CUDA build would bring is left to whichever build of torch the machine installs.
-lock: install ## Resolve pyproject.toml into requirements.lock again (torch stays beside it)
+# What torch's CUDA build would bring is left to whichever build of torch the machine installs. The image's own lock holds
+# the same versions without what only development needs; what CUDA's build brings there is in a lock beside it.
+lock: install ## Resolve pyproject.toml into requirements.lock and the image's locks again (torch stays beside the first)
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --python-version 3.11 --no-emit-package torch \
 	  --no-header --no-annotate --output-file requirements.lock
 	sed -i -E '/^(cuda|nvidia)-|^triton==/d' requirements.lock
+	env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet pyproject.toml $(IMAGE_EXTRAS:%=--extra %) --python-version 3.11 \
+	  --constraint requirements.lock --no-header --no-annotate --output-file infra/images/requirements-gpu.lock
+	grep -vE '^(cuda|nvidia)-|^(torch|triton)==' infra/images/requirements-gpu.lock > infra/images/requirements.lock
+	sed -i -nE '/^(cuda|nvidia)-|^(torch|triton)==/p' infra/images/requirements-gpu.lock
 
 clean: ## Remove the virtual environment and the demo's workspace
 	rm -rf .venv .demo
