@@ -185,7 +185,7 @@ def test_a_read_only_workspace_is_told_and_a_rerun_ends_well(disk: Disk, tmp_pat
 
 
 def test_a_run_in_a_full_workspace_exits_5(disk: Disk, tmp_path: Path) -> None:
-    """The lease is the first thing a run writes."""
+    """The lease is the first thing a run's first step writes."""
     data = write_clean(tmp_path / "data")
     (disk.path / "old").write_bytes(bytes(PAGE))  # a tmpfs of size 0 is one without a limit
     disk.fill(0)
@@ -194,7 +194,8 @@ def test_a_run_in_a_full_workspace_exits_5(disk: Disk, tmp_path: Path) -> None:
     ended = subprocess.run([str(limaml), "run", "train", *map(str, places), "--json"], capture_output=True, text=True)
     assert ended.returncode == 5, ended.stderr
     assert ended.stdout == ""
-    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("ERROR ")]
+    # The step's last line, and the command's own.
+    (error,) = {line for line in ended.stderr.splitlines() if line.startswith("ERROR ")}
     assert error.startswith(f"ERROR StorageError: can't create file://{disk.work}/ptap/leases/")
     assert "the disk is full" in error
     assert "Traceback" not in ended.stderr

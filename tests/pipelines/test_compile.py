@@ -242,6 +242,15 @@ def test_the_date_is_resolved_once(plain: Compiled) -> None:
             assert source["taskOutputParameter"]["producerTask"] == "validate-data"
 
 
+def test_the_example_in_the_docs_compiles(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "pipelines.md"
+    (tmp_path / "mine.yaml").write_text(page.read_text().partition("```yaml\n")[2].partition("```")[0])
+    compiled = Compiled("train", load_application(str(tmp_path / "mine.yaml")))
+    container = compiled.executors[compiled.executor("train-theta")]["container"]
+    assert container["resources"]["accelerator"]["resourceCount"] == "2"
+    assert compiled.defaults["workspace"] == "s3://ml-limaml/production"
+
+
 def test_an_unknown_pipeline_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no pipeline 'retrain'; there are train, refresh"):
         compile_pipeline("retrain", load_application("ptap"))
