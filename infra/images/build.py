@@ -41,11 +41,18 @@ def pip_settings() -> dict[str, str]:
     return settings
 
 
-def own_certificates(bundle: Path) -> str:
-    """The certificates of a bundle that pip doesn't know by itself: those of this network."""
-    from pip._vendor import certifi
+def base_image(further: list[str]) -> str:
+    """The image whose authorities the build has without being told."""
+    given = [word.partition("=")[2] for word in further if word.startswith("PYTHON_IMAGE=")]
+    default = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", (HERE / "Dockerfile").read_text(), re.MULTILINE)
+    assert default is not None
+    return given[-1] if given else default[1]
 
-    known = set(CERTIFICATE.findall(certifi.contents()))
+
+def own_certificates(bundle: Path, base: str) -> str:
+    """The certificates of a bundle that a base image lacks: those of this network."""
+    command = ["docker", "run", "--rm", "--entrypoint", "cat", base, "/etc/ssl/certs/ca-certificates.crt"]
+    known = set(CERTIFICATE.findall(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
     own = [found for found in CERTIFICATE.findall(bundle.read_text(errors="replace")) if found not in known]
     return "\n".join(own)
 
@@ -63,7 +70,7 @@ def torch_wheel(places: list[str]) -> Path | None:
     return None
 
 
-def arguments(target: str) -> dict[str, str]:
+def arguments(target: str, further: list[str]) -> dict[str, str]:
     """Build arguments for this machine; a wheel that only it has is copied into the context."""
     settings = pip_settings()
     found = {}
@@ -72,7 +79,7 @@ def arguments(target: str) -> dict[str, str]:
         if remote:
             found[argument] = " ".join(remote)
     bundle = settings.get("cert") or next(filter(None, map(os.environ.get, BUNDLES)), "")
-    if bundle and (own := own_certificates(Path(bundle))):
+    if bundle and (own := own_certificates(Path(bundle), base_image(further))):
         if len(own) > ARGUMENT_BYTES:
             raise SystemExit(f"{bundle}: {len(own):,} bytes of own certificates are too many for a build argument")
         found["CA_CERTIFICATES"] = own
@@ -99,7 +106,7 @@ def main() -> int:
     parser.add_argument("--print", action="store_true", help="show the command instead of running it")
     options, further = parser.parse_known_args()
     command = ["docker", "build", "--file", str(HERE / "Dockerfile"), "--target", options.target, "--tag", options.tag]
-    for name, value in arguments(options.target).items():
+    for name, value in arguments(options.target, further).items():
         command += ["--build-arg", f"{name}={value}"]
     command += [*further, str(ROOT)]
     if options.print:
