@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
@@ -71,7 +72,7 @@ class Step:
         if not workspace:
             raise ConfigError("workspace: empty; give the run one, or the application a default: cluster.workspace")
         self.place = Workspace(storage.normalize(workspace), app.name)
-        self._lease_seconds = 60.0 * app.cluster.lease_minutes
+        self._cluster = app.cluster
         return app, self.place
 
     def take(self, as_of: "date", what: str = "") -> "date":
@@ -79,8 +80,10 @@ class Step:
 
         Raises:
             LeaseHeld: another run has it.
+            RunOverdue: the run has it for longer than it may.
         """
         from limaml import journal, lease
+        from limaml.errors import RunOverdue
 
         if self.run_id:
             assert self.place is not None, "open() comes first"
@@ -92,10 +95,16 @@ class Step:
                 uri,
                 f"run {self.run_id} (step {self.name})",
                 token=self.run_id,
-                expires_seconds=self._lease_seconds,
+                expires_seconds=60.0 * self._cluster.lease_minutes,
                 pid=int(runner) if runner else None,
             )
-            self._stack.enter_context(held)
+            since = self._stack.enter_context(held)
+            minutes, most = (time.time() - since) / 60, self._cluster.run_timeout_minutes
+            if minutes > most:
+                raise RunOverdue(
+                    f"the run has worked on {as_of} for {minutes:.0f} minutes, cluster.run_timeout_minutes is {most}: "
+                    "look at what took so long, or raise it; a new run goes on from finished work"
+                )
             journal.write(self.place, self.run_id, self._entry)
         return as_of
 

@@ -179,7 +179,11 @@ class Cluster(Section):
     )
     secrets: tuple[SecretVariable, ...] = ()
     volumes: tuple[Volume, ...] = ()
-    run_timeout_minutes: int = Field(default=1440, ge=1, description="a run that takes longer is ended")
+    run_timeout_minutes: int = Field(
+        default=1440,
+        ge=1,
+        description="how long a run may work on one date: a step that would begin later ends it; each step has its own",
+    )
     lease_minutes: int = Field(
         default=60,
         ge=2,

@@ -11,7 +11,8 @@
     │   └── ReleaseConflict    5     the current release moved while we prepared the next one
     ├── LeaseHeld              6     another run holds (application, date)
     ├── ReleaseHeld            7     a rollback's hold is on: newer publishes wait for a person to end it
-    └── KubeflowError          8     Kubeflow or its cluster can't be reached, refuses, or a run there did not succeed
+    ├── KubeflowError          8     Kubeflow or its cluster can't be reached, refuses, or a run there did not succeed
+    └── RunOverdue             9     a run worked on its date for longer than it may
 
 A message says what was wrong, where (file, column, row, task), the value seen, and what to do.
 """
@@ -90,3 +91,9 @@ def from_line(line: str) -> LimamlError | None:
     if line.startswith("ERROR ") and isinstance(kind, type) and issubclass(kind, LimamlError):
         return kind(message)
     return None
+
+
+class RunOverdue(LimamlError):
+    """A run has worked on its date for longer than it may."""
+
+    exit_code = 9

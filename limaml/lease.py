@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -32,8 +32,8 @@ BODY_BYTES = 512
 @contextmanager
 def hold(
     uri: str, holder: str, token: str = "", expires_seconds: float = EXPIRES_SECONDS, pid: int | None = None
-) -> Iterator[None]:
-    """Hold the lease at `uri` while the block runs, renewing it in the background.
+) -> Iterator[float]:
+    """Hold the lease at `uri` while the block runs, renewing it in the background; gives when its token took it first.
 
     Args:
         uri: of the lease's file.
@@ -45,13 +45,13 @@ def hold(
     Raises:
         LeaseHeld: another live holder has it.
     """
-    body = _Body(holder, token or uuid.uuid4().hex, expires_seconds, process_identity(pid))
-    _acquire(uri, body)
+    body = _Body(holder, token or uuid.uuid4().hex, expires_seconds, process_identity(pid), time.time())
+    body = _acquire(uri, body)
     stop = threading.Event()
     renewer = threading.Thread(target=_renew, args=(uri, body, stop), daemon=True)
     renewer.start()
     try:
-        yield
+        yield body.since
     finally:
         stop.set()
         renewer.join()
@@ -97,22 +97,27 @@ class _Body:
     token: str
     expires_seconds: float
     identity: dict[str, Any]
+    since: float
 
     def now(self) -> bytes:
-        said = {"holder": self.holder, "token": self.token, **self.identity, "expires_seconds": self.expires_seconds}
+        said = {"holder": self.holder, "token": self.token, **self.identity}
+        said |= {"expires_seconds": self.expires_seconds, "since": self.since}
         # A reader on S3 asks for the size first: renewed in between, a longer body would come cut off.
         return json.dumps(said | {"renewed_at": time.time()}).ljust(BODY_BYTES).encode()
 
 
-def _acquire(uri: str, body: _Body) -> None:
+def _acquire(uri: str, body: _Body) -> _Body:
+    """Take the lease, or take it up again; the body it is held with."""
     if storage.create_exclusive(uri, body.now()):
-        return
+        return body
     current = _read(uri)
     ours = current is not None and current["token"] == body.token
+    if current is not None and ours:
+        body = replace(body, since=current["since"])
     if current is not None and _alive(current):
         if ours:
             storage.write_bytes(uri, body.now())
-            return
+            return body
         age = time.time() - current["renewed_at"]
         raise LeaseHeld(
             f"{current['holder']} holds {uri} (host {current['host']}, pid {current['pid']}, renewed {age:.0f} s "
@@ -122,12 +127,13 @@ def _acquire(uri: str, body: _Body) -> None:
         raise LeaseHeld(f"another run took {uri} at the same moment: try again")
     if not ours:
         log.warning("took over the lease of %s, which ended without releasing it", current["holder"])
+    return body
 
 
 def _take_over(uri: str, dead: dict, body: _Body) -> bool:
     """Replace a dead lease. Two runs may judge it dead at once: only the one that holds the takeover file may act."""
     takeover = f"{uri}.takeover"
-    mine = _Body(body.holder, body.token, EXPIRES_SECONDS, process_identity())
+    mine = _Body(body.holder, body.token, EXPIRES_SECONDS, process_identity(), time.time())
     pending = _read(takeover)
     if pending is not None and not _alive(pending):
         storage.delete(takeover)

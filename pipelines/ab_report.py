@@ -11,7 +11,7 @@ from pipelines.setup import Setup
 def ab_report(setup: Setup) -> Any:
     """The A/B report of an application."""
 
-    @dsl.pipeline(name="limaml-ab-report", display_name="LiMAML: A/B report by cohort", pipeline_config=setup.config)
+    @dsl.pipeline(name="limaml-ab-report", display_name="LiMAML: A/B report by cohort")
     def ab_report(
         exposures: str,
         visits: str,

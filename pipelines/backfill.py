@@ -12,9 +12,7 @@ from pipelines.setup import Setup
 def backfill(setup: Setup) -> Any:
     """The backfill of an application."""
 
-    @dsl.pipeline(
-        name="limaml-backfill", display_name="LiMAML: refresh a range of past dates", pipeline_config=setup.config
-    )
+    @dsl.pipeline(name="limaml-backfill", display_name="LiMAML: refresh a range of past dates")
     def backfill(
         first_date: str,
         last_date: str,

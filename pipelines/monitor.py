@@ -11,7 +11,7 @@ from pipelines.setup import Setup
 def monitor(setup: Setup) -> Any:
     """The watch over what an application serves."""
 
-    @dsl.pipeline(name="limaml-monitor", display_name="LiMAML: watch over what is served", pipeline_config=setup.config)
+    @dsl.pipeline(name="limaml-monitor", display_name="LiMAML: watch over what is served")
     def monitor(
         application: str = setup.text,
         workspace: str = setup.workspace,

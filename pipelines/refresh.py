@@ -15,9 +15,7 @@ from pipelines.setup import Setup
 def refresh(setup: Setup) -> Any:
     """The daily refresh of an application."""
 
-    @dsl.pipeline(
-        name="limaml-refresh", display_name="LiMAML: daily refresh of embeddings", pipeline_config=setup.config
-    )
+    @dsl.pipeline(name="limaml-refresh", display_name="LiMAML: daily refresh of embeddings")
     def refresh(
         application: str = setup.text,
         workspace: str = setup.workspace,

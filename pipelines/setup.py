@@ -36,11 +36,6 @@ class Setup:
         """The application as the pipelines' parameter `application` takes it."""
         return canonical_json(self.application.model_dump(mode="json")).decode()
 
-    @property
-    def config(self) -> dsl.PipelineConfig:
-        """What Kubeflow holds the whole run to."""
-        return dsl.PipelineConfig(active_deadline_seconds=60 * self.application.cluster.run_timeout_minutes)
-
     @contextmanager
     def run(self, kind: str, title: str, image: Any, application: Any, workspace: Any) -> Iterator[dict[str, Any]]:
         """The frame around a pipeline's steps: however they end, the run is closed. Gives what every step is told."""

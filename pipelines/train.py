@@ -16,7 +16,7 @@ from pipelines.setup import Setup
 def train(setup: Setup) -> Any:
     """The training of an application."""
 
-    @dsl.pipeline(name="limaml-train", display_name="LiMAML: train θ, gate and publish", pipeline_config=setup.config)
+    @dsl.pipeline(name="limaml-train", display_name="LiMAML: train θ, gate and publish")
     def train(
         application: str = setup.text,
         workspace: str = setup.workspace,

@@ -213,3 +213,16 @@ def test_a_backfills_range_is_checked(place: Workspace) -> None:
     assert stop.value.code == 2
     (entry,) = journal.read(place, "run-1")
     assert (entry.run_date, entry.error) == (None, "ConfigError")
+
+
+def test_a_run_that_takes_too_long_is_ended_by_its_next_step_and_may_be_retried(
+    place: Workspace, tmp_path: Path
+) -> None:
+    work(place, "validate_data", "run-1")
+    body = json.loads(storage.read_bytes(place.lease(DAY)))
+    body |= {"since": body["since"] - 1441 * 60}
+    storage.write_bytes(place.lease(DAY), json.dumps(body).encode())
+    assert work(place, "group_tasks_recent", "run-1") == 9
+    close(place, "run-1", tmp_path)
+    assert "worked on 2026-01-31 for 1441 minutes" in outcome(place)[1]["reason"]
+    assert work(place, "group_tasks_recent", "run-1") == 0, "Kubeflow's retry of the run, the day after"

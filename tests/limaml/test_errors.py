@@ -17,6 +17,7 @@ from limaml import errors
         (errors.LeaseHeld, 6),
         (errors.ReleaseHeld, 7),
         (errors.KubeflowError, 8),
+        (errors.RunOverdue, 9),
     ],
 )
 def test_exit_codes_are_the_documented_ones(kind: type[errors.LimamlError], code: int) -> None:
@@ -25,5 +26,5 @@ def test_exit_codes_are_the_documented_ones(kind: type[errors.LimamlError], code
 
 def test_every_error_is_in_the_tree_and_in_its_drawing() -> None:
     own = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(own) == 12
+    assert len(own) == 13
     assert all(issubclass(kind, errors.LimamlError) and kind.__name__ in (errors.__doc__ or "") for kind in own)

@@ -21,7 +21,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def plant(uri: str, **changes: object) -> None:
     """A lease somebody else left."""
     body = {"holder": "someone", "token": "their token", "expires_seconds": lease.EXPIRES_SECONDS}
-    body |= {**lease.process_identity(), "renewed_at": time.time()}
+    body |= {**lease.process_identity(), "renewed_at": time.time(), "since": time.time()}
     storage.write_bytes(uri, json.dumps(body | changes).encode())
 
 

@@ -90,7 +90,6 @@ def full() -> Compiled:
             {"variable": "MLFLOW_TRACKING_TOKEN", "secret": "mlflow", "key": "token", "optional": True},
         ],
         "volumes": [{"claim": "logs", "path": "/mnt/logs"}],
-        "run_timeout_minutes": 600,
         "steps": {"train_theta": step},
     }
     return Compiled("train", _ptap(cluster=cluster))
@@ -152,7 +151,8 @@ def test_every_pod_is_bounded_and_not_root(plain: Compiled) -> None:
         assert resources["resourceCpuRequest"], label
         assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], label
         assert "accelerator" not in resources, label
-    assert plain.platform["platforms"]["kubernetes"]["pipelineConfig"]["activeDeadlineSeconds"] == 1440 * 60
+    # Kubeflow 2.16 refuses a pipeline whose platform's part knows more than it does.
+    assert set(plain.platform["platforms"]["kubernetes"]) == {"deploymentSpec"}
 
 
 def test_parameters_are_documented_strings(plain: Compiled) -> None:
@@ -184,7 +184,6 @@ def test_what_a_step_asks_for_reaches_its_pod(full: Compiled) -> None:
 def test_what_the_cluster_gives_reaches_every_pod(full: Compiled) -> None:
     assert full.defaults["workspace"] == "s3://bucket/limaml"
     assert full.defaults["data"] == "s3://bucket/logs"
-    assert full.platform["platforms"]["kubernetes"]["pipelineConfig"]["activeDeadlineSeconds"] == 600 * 60
     for label, pod in full.pods.items():
         assert pod["imagePullPolicy"] == "Always"
         assert [each["secretName"] for each in pod["imagePullSecret"]] == ["registry"]
