@@ -31,10 +31,8 @@ def close_run(
 
     with Step("close_run") as step:
         app, place = step.open(application, workspace)
-        states = outcome.close_run(app, place, run_id, kind)
+        states = outcome.close_run(app, place, run_id, kind, status.state)
         Path(summary.path).write_text(outcome.markdown(app, kind, run_id, states))
         log = logging.getLogger("components.close_run")
         for each in states:
             log.info("%s of %s: %s %s", kind, each["run_date"] or "no date", each["state"], each["reason"])
-        if not states:
-            log.warning("run %s did nothing; Kubeflow says %s", run_id, status.state)

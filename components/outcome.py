@@ -21,14 +21,19 @@ from limaml.workspace import Workspace
 
 SUMMARY = "summary.json"
 STATE = "state.json"
+# What Kubeflow and its local runner call an end that was good.
+WELL = ("SUCCEEDED", "COMPLETE", "CACHED")
 # The step without which a run of a kind has not done its work.
 LAST = {"train": "push_embeddings", "refresh": "monitor", "monitor": "monitor", "ab_report": "analyze_ab"}
 
 
-def close_run(application: Application, place: Workspace, run_id: str, kind: str) -> list[dict[str, Any]]:
+def close_run(
+    application: Application, place: Workspace, run_id: str, kind: str, kubeflow_state: str
+) -> list[dict[str, Any]]:
     """Write down how a run ended, for each date it worked on, and release its leases; gives the states, oldest first.
 
-    A run that does not hold its date does not touch what is written there. Closing again changes nothing.
+    A run that does not hold its date does not touch what is written there. Closing again changes nothing. Kubeflow's
+    own word counts only where no step has left one: then its first step never ran, or had nothing to do.
 
     Raises:
         StorageError: the workspace can't be read or written.
@@ -36,6 +41,8 @@ def close_run(application: Application, place: Workspace, run_id: str, kind: str
     by_date: dict[date | None, list[Entry]] = {}
     for entry in journal.read(place, run_id):
         by_date.setdefault(entry.run_date, []).append(entry)
+    if not by_date and kubeflow_state not in WELL:
+        by_date[None] = []
     states = []
     for as_of, entries in sorted(by_date.items(), key=lambda pair: str(pair[0] or "")):
         summary = _summary(application, kind, as_of, entries)
@@ -78,6 +85,24 @@ def read_outcome(place: Workspace, as_of: date, kind: str) -> tuple[dict[str, An
     return summary, state
 
 
+def history(place: Workspace) -> list[dict[str, Any]]:
+    """How the last run of every kind for every date ended, the newest date first.
+
+    Raises:
+        StorageError: what runs left can't be read.
+    """
+    found = []
+    for name in sorted(storage.list_directories(place.runs), reverse=True):
+        day, _, kind = name.partition("_")
+        if kind not in LAST:
+            continue
+        if outcome := read_outcome(place, date.fromisoformat(day), kind):
+            state = outcome[1]
+            facts = {key: state[key] for key in ("state", "reason", "run_id", "started_at", "ended_at")}
+            found.append({"run_date": day, "kind": kind, **facts})
+    return found
+
+
 def unfinished(place: Workspace, kind: str, dates: Iterable[date]) -> list[date]:
     """Those dates, in their order, for which no run of a kind has succeeded."""
     outcomes = ((as_of, read_outcome(place, as_of, kind)) for as_of in dates)
@@ -102,12 +127,12 @@ def _state(run_id: str, kind: str, entries: list[Entry]) -> dict[str, Any]:
             "terminated; its pod's status says which"
         )
     else:
-        state, reason = "failed", f"ended after {entries[-1].step}, before the step that completes it began"
+        state, reason = "failed", _never_began(entries)
     return {
         "run_id": run_id,
         "state": state,
         "reason": reason,
-        "started_at": entries[0].started_at.isoformat(),
+        "started_at": entries[0].started_at.isoformat() if entries else None,
         "ended_at": datetime.now(UTC).isoformat(),
         "steps": [
             {
@@ -120,6 +145,14 @@ def _state(run_id: str, kind: str, entries: list[Entry]) -> dict[str, Any]:
             for entry in entries
         ],
     }
+
+
+def _never_began(entries: list[Entry]) -> str:
+    began = f"the step after {entries[-1].step}" if entries else "the first step"
+    return (
+        f"{began} never began: its pod found no node (GPU, memory, taints), image or secret within the step's time, or "
+        "the run was terminated; its pod's events say which"
+    )
 
 
 def _summary(application: Application, kind: str, as_of: date | None, entries: list[Entry]) -> dict[str, Any]:
@@ -161,7 +194,7 @@ def markdown(application: Application, kind: str, run_id: str, states: list[dict
     """What a person reads in the Kubeflow UI when a run has ended."""
     lines = [f"# {application.title}: {kind.replace('_', ' ')}", "", f"Run `{run_id}`."]
     if not states:
-        lines += ["", "Nothing was done: every date was finished before, or the first step never began."]
+        lines += ["", "Nothing had to be done: every date was finished before."]
     for state in states:
         summary = state["summary"]
         lines += ["", f"## {state['run_date'] or 'No date'}: {state['state']}", ""]

@@ -58,6 +58,11 @@ class Workspace:
         """An A/B test's report; of the application's first test unless another one is named."""
         return self._path("experiment", window.name + (f"_{test}" if test else ""))
 
+    @property
+    def runs(self) -> str:
+        """How runs ended."""
+        return self._path("runs")
+
     def run(self, as_of: date, kind: str) -> str:
         """How the last run of a kind for a date ended, and what it says."""
         return self._path("runs", f"{as_of.isoformat()}_{kind}")

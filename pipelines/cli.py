@@ -57,6 +57,7 @@ def build() -> typer.Typer:
     runs.command("refresh")(refresh)
     runs.command("monitor")(monitor)
     runs.command("ab-report")(ab_report)
+    runs.command("history")(history)
     app.add_typer(runs, name="run")
     app.command("reproduce")(reproduce)
     app.command("demo")(demo)
@@ -113,6 +114,21 @@ def ab_report(
     application = load_application(app)
     days = (start.date(), end.date())
     finish(run_ab_report(application, workspace, exposures, visits, signups, *days, outcomes, test), as_json)
+
+
+def history(app: App, workspace: WorkspaceUri, as_json: Json = False) -> None:
+    """How the last run of every kind for every date ended, here or on Kubeflow, the newest date first."""
+    from components.outcome import history as read
+    from limaml import storage
+    from limaml.config import load_application
+    from limaml.workspace import Workspace
+
+    application = load_application(app)
+    runs = read(Workspace(storage.normalize(workspace), application.name))
+    if as_json:
+        common.emit({"application": application.name, "runs": runs}, as_json)
+        return
+    common.emit({f"{each['run_date']} {each['kind']}": f"{each['state']}  {each['reason']}" for each in runs}, as_json)
 
 
 def reproduce(

@@ -11,7 +11,7 @@ import pytest
 from kfp import dsl
 
 from components.close_run import close_run
-from components.outcome import read_outcome, unfinished
+from components.outcome import history, read_outcome, unfinished
 from components.plan_backfill import plan_backfill
 from components.support import Step
 from limaml import errors, journal, lease, storage
@@ -58,11 +58,11 @@ def work(
     return 0
 
 
-def close(place: Workspace, run_id: str, folder: Path, kind: str = "refresh") -> str:
+def close(place: Workspace, run_id: str, folder: Path, kind: str = "refresh", state: str = "RUNNING") -> str:
     """The exit handler; what it shows in the UI."""
     summary = dsl.Markdown(name="summary", uri=str(folder / f"{run_id}.md"))
     status = dsl.PipelineTaskFinalStatus(
-        state="RUNNING",
+        state=state,
         pipeline_job_resource_name="a-run",
         pipeline_task_name="exit-handler-1",
         error_code=None,
@@ -146,8 +146,31 @@ def test_a_run_without_a_date_is_written_down_apart(place: Workspace, tmp_path: 
     assert state["state"] == "failed"
 
 
-def test_a_run_of_which_nothing_began_still_ends(place: Workspace, tmp_path: Path) -> None:
-    assert "Nothing was done" in close(place, "run-1", tmp_path)
+def test_a_run_whose_first_pod_never_ran_is_written_down_too(place: Workspace, tmp_path: Path) -> None:
+    """No node has such a GPU, or a secret is missing: Kubernetes ends the pod after the step's time."""
+    shown = close(place, "run-1", tmp_path)
+    assert "> the first step never began: its pod found no node" in shown
+    state = json.loads(storage.read_bytes(storage.join(place.turned_away("run-1"), "state.json")))
+    assert (state["state"], state["steps"]) == ("failed", [])
+    work(place, "validate_data", "run-2")
+    assert "the step after validate_data never began" in close(place, "run-2", tmp_path)
+    assert outcome(place)[1]["state"] == "failed"
+
+
+def test_a_run_that_had_nothing_to_do_leaves_nothing(place: Workspace, tmp_path: Path) -> None:
+    assert "Nothing had to be done" in close(place, "run-1", tmp_path, state="COMPLETE")
+    assert not storage.exists(place.turned_away("run-1"))
+
+
+def test_the_history_of_runs(place: Workspace, tmp_path: Path) -> None:
+    assert history(place) == []
+    work(place, "monitor", "run-1", day=date(2026, 1, 30))
+    close(place, "run-1", tmp_path)
+    work(place, "push_embeddings", "run-2", errors.GateRefused("no"))
+    close(place, "run-2", tmp_path, kind="train")
+    close(place, "run-3", tmp_path)
+    told = [(each["run_date"], each["kind"], each["state"], each["run_id"]) for each in history(place)]
+    assert told == [("2026-01-31", "train", "failed", "run-2"), ("2026-01-30", "refresh", "succeeded", "run-1")]
 
 
 def test_closing_again_changes_nothing_and_a_retried_run_goes_on(place: Workspace, tmp_path: Path) -> None:
