@@ -71,6 +71,8 @@ def test_nothing_floats() -> None:
     for install in installs:
         from_lock = "--requirement /build/requirements" in install or "grep '^" in install
         assert from_lock or install.split()[-1] == "/build", install
+        # pip reads PIP_NO_COMPILE=1 as its opposite; what it compiles is checked against times, and compiled again.
+        assert "--no-compile" in install, install
         assert "--no-deps" in install or install.count("--constraint") == 2, install
     assert not [text for text in commands if re.search(r"apt|curl|wget|git ", text)]
 
