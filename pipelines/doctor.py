@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from limaml.config import Application
-from limaml.errors import LimamlError
+from limaml.errors import KubeflowError, LimamlError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class Check:
 
     name: str
     ask: Callable[[], Outcome]
+    do: str = ""
+    """What to do where the question itself ends in an error that does not say so."""
 
 
 def run(checks: list[Check], seconds: float) -> list[dict[str, Any]]:
@@ -68,9 +70,11 @@ def run(checks: list[Check], seconds: float) -> list[dict[str, Any]]:
 def _answer(check: Check) -> Outcome:
     try:
         return check.ask()
-    except LimamlError as error:
+    except KubeflowError as error:
         what, _, do = str(error).rpartition("; ")
-        return Outcome("failed", what or do, do if what else "correct what it names")
+        return Outcome("failed", what, do)
+    except LimamlError as error:
+        return Outcome("failed", " ".join(str(error).split()), check.do or "correct what it names")
     except Exception as error:
         log.debug("check %s", check.name, exc_info=True)
         return Outcome("failed", f"{type(error).__name__}: {error}", "this check itself failed: please report it")

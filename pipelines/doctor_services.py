@@ -18,6 +18,7 @@ from limaml.workspace import Workspace
 from pipelines.doctor import Check, Outcome
 from pipelines.kubeflow import MINIMUM_VERSION, POD_ACCOUNT, Access, connect
 
+_BUCKET = "check the bucket's name, the role or key of these pods, AWS_REGION and AWS_ENDPOINT_URL"
 SECONDS = urllib3.Timeout(connect=5, read=10)
 
 
@@ -30,9 +31,9 @@ def checks(access: Access, application: Application | None, workspace: str, data
     data = data or application.cluster.data or (storage.join(root, application.name, "data") if root else "")
     return [
         *found,
-        Check("workspace", partial(_workspace, root)),
-        Check("data", partial(_data, data)),
-        Check("online store", partial(_store, application, root)),
+        Check("workspace", partial(_workspace, root), _BUCKET),
+        Check("data", partial(_data, data), _BUCKET),
+        Check("online store", partial(_store, application, root), "set store.url in the application's YAML"),
         Check("mlflow", partial(_mlflow, application, root)),
     ]
 
