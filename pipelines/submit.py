@@ -5,9 +5,11 @@ import time
 from datetime import UTC, date, datetime
 from typing import Any
 
+from components.launch.pods import stuck, waiting
 from limaml.config import Application
 from limaml.errors import KubeflowError
 from pipelines.kubeflow import Kubeflow
+from pipelines.kubernetes_api import KubernetesApi
 from pipelines.uploads import compiled, experiment, upload
 
 log = logging.getLogger(__name__)
@@ -16,8 +18,8 @@ ENDED = {"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"}
 POLL_SECONDS = 5.0
 # How long a lost connection is waited for while a run goes on without us.
 LOST_SECONDS = 300.0
-# How long a run may stand still before the log says where to look.
-STILL_SECONDS = 300.0
+# How long a run may stand still before its pods are looked at.
+STILL_SECONDS = 120.0
 # What a run may still take to end after Kubeflow's own limit on it.
 GRACE_MINUTES = 15
 
@@ -91,11 +93,7 @@ def watch(kubeflow: Kubeflow, run_id: str, limit_minutes: float) -> dict[str, An
             log.info("run %s: %s", run_id, now)
             seen, moved = now, time.monotonic()
         elif time.monotonic() - moved > STILL_SECONDS:
-            log.warning(
-                "run %s: %s for %.0f minutes. Where a step waits for its pod, `kubectl get pods` and `limaml doctor` "
-                "say why: no node that fits, an image that can't be pulled, a missing secret",
-                *(run_id, now, STILL_SECONDS / 60),
-            )
+            _look_at_pods(kubeflow, run_id)
             moved = time.monotonic()
         if state in ENDED:
             return {"state": state, "reason": reason(run), "failed_steps": _failed(run)}
@@ -105,6 +103,20 @@ def watch(kubeflow: Kubeflow, run_id: str, limit_minutes: float) -> dict[str, An
                 f"end: {kubeflow.link('runs', 'details', run_id)}"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _look_at_pods(kubeflow: Kubeflow, run_id: str) -> None:
+    """Log why pods of a run don't start, as far as this account may look: Kubeflow itself does not say."""
+    namespace = kubeflow.namespace or "kubeflow"
+    try:
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        found = KubernetesApi().get(path, labelSelector=f"pipeline/runid={run_id}") or {}
+    except KubeflowError as error:
+        log.info("run %s does not move; its pods, `kubectl -n %s get pods`, say why (%s)", run_id, namespace, error)
+        return
+    pods = found.get("items") or []
+    for pod, why in (waiting(pods) | stuck(pods)).items():
+        log.warning("run %s: pod %s can't start: %s", run_id, pod, why)
 
 
 def limit_minutes(application: Application) -> float:

@@ -4,10 +4,12 @@ import json
 import threading
 import time
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes.config import kube_config
 
 from limaml.config import Application, load_application, parse_application
 from limaml.errors import ConfigError, KubeflowError
@@ -17,6 +19,7 @@ from pipelines.kubeflow import Access, connect
 from tests.conftest import SMALL
 from tests.pipelines.conftest import Command
 from tests.pipelines.fake_kubeflow import FakeKubeflow
+from tests.pipelines.fake_kubernetes import FakeKubernetes
 
 WORKSPACE = "s3://bucket/limaml"
 
@@ -132,6 +135,36 @@ def test_a_run_is_followed_through_lost_connections_to_its_reason(
     assert result["state"] == "FAILED"
     assert result["reason"] == "task failed; Validate data: 3 of 5 days are missing"
     assert "running: Validate data" in caplog.text
+
+
+def test_what_keeps_pods_from_starting_is_said_while_a_run_stands_still(
+    server: FakeKubeflow,
+    deployed: Application,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(submit, "STILL_SECONDS", 0.1)
+    kubeflow = connect(Access(server.host))
+    run_id = submit.submit(kubeflow, deployed, "refresh", {})["run_id"]
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    unplaced = {"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]}
+    pull = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    unpulled = {"containerStatuses": [{"name": "main", "image": "registry/limaml:1", "state": pull}]}
+    fake = FakeKubernetes()
+    pods = [{"metadata": {"name": name}, "status": status} for name, status in (("a", unplaced), ("b", unpulled))]
+    fake.objects["/api/v1/namespaces/kubeflow/pods"] = {"items": pods}
+    with fake.running(tmp_path) as config, caplog.at_level("INFO", "pipelines"):
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        with pytest.raises(KubeflowError, match="still PENDING"):
+            submit.watch(kubeflow, run_id, 0.01)
+        assert "pod a can't start: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu." in caplog.text
+        assert "pod b can't start: ImagePullBackOff: not found (image registry/limaml:1)" in caplog.text
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+        with pytest.raises(KubeflowError, match="still PENDING"):
+            submit.watch(kubeflow, run_id, 0.01)
+        assert "`kubectl -n kubeflow get pods`, say why" in caplog.text
 
 
 def test_a_run_without_end_and_a_connection_that_stays_lost_are_errors_not_hangs(
