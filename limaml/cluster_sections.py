@@ -182,7 +182,7 @@ class Cluster(Section):
     run_timeout_minutes: int = Field(
         default=1440,
         ge=1,
-        description="how long a run may work on one date: a step that would begin later ends it; each step has its own",
+        description="how long a run may work on one date, and a step with all its attempts; a step begins no later",
     )
     lease_minutes: int = Field(
         default=60,

@@ -66,8 +66,9 @@ class Setup:
         task.set_cpu_request(step.cpu).set_memory_request(step.memory).set_memory_limit(step.memory)
         if step.gpus:
             task.set_accelerator_type(step.gpu_type).set_accelerator_limit(step.gpus)
-        _retry(task, step)
-        kubernetes.set_timeout(task, 60 * step.timeout_minutes)
+        minutes = min(step.timeout_minutes, cluster.run_timeout_minutes)
+        _retry(task, step.retries, 60 * minutes, 60 * cluster.run_timeout_minutes)
+        kubernetes.set_timeout(task, 60 * minutes)
         kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
         # The rest of restricted Pod Security is Kubeflow's own: no escalation, no capabilities, the default seccomp.
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
@@ -88,17 +89,16 @@ class Setup:
             kubernetes.use_secret_as_env(task, secret.secret, {secret.key: secret.variable}, secret.optional)
 
 
-def _retry(task: Any, step: StepResources) -> None:
-    """Retries with waits that double.
+def _retry(task: Any, retries: int, timeout: int, most: int) -> None:
+    """Retries with waits that double, all attempts together in at most `most` seconds.
 
     The longest duration counts from the first attempt's start and ends whatever runs then, so Kubeflow's hour would
     leave a long step no second attempt: it is given room for all of them.
     """
-    waits = FIRST_WAIT_SECONDS * (2**step.retries - 1)
-    longest = 60 * step.timeout_minutes * (step.retries + 1) + waits
+    waits = FIRST_WAIT_SECONDS * (2**retries - 1)
     task.set_retry(
-        step.retries,
+        retries,
         backoff_duration=f"{FIRST_WAIT_SECONDS}s",
         backoff_factor=2.0,
-        backoff_max_duration=f"{longest}s",
+        backoff_max_duration=f"{min(timeout * (retries + 1) + waits, most)}s",
     )
