@@ -95,7 +95,7 @@ class Step:
                 uri,
                 f"run {self.run_id} (step {self.name})",
                 token=self.run_id,
-                expires_seconds=60.0 * self._cluster.lease_minutes,
+                between_seconds=60.0 * self._cluster.lease_minutes,
                 pid=int(runner) if runner else None,
             )
             since = self._stack.enter_context(held)

@@ -31,7 +31,7 @@ BODY_BYTES = 512
 
 @contextmanager
 def hold(
-    uri: str, holder: str, token: str = "", expires_seconds: float = EXPIRES_SECONDS, pid: int | None = None
+    uri: str, holder: str, token: str = "", between_seconds: float = EXPIRES_SECONDS, pid: int | None = None
 ) -> Iterator[float]:
     """Hold the lease at `uri` while the block runs, renewing it in the background; gives when its token took it first.
 
@@ -39,13 +39,13 @@ def hold(
         uri: of the lease's file.
         holder: who holds it, for people.
         token: of a run of several steps; then the lease stays when the block ends, and `release` ends it.
-        expires_seconds: how long it counts without being renewed, where nobody can tell that its process is dead.
+        between_seconds: how long a run's lease counts from the end of this step, while the next one waits for a node.
         pid: the process the lease lives with; none: this one.
 
     Raises:
         LeaseHeld: another live holder has it.
     """
-    body = _Body(holder, token or uuid.uuid4().hex, expires_seconds, process_identity(pid), time.time())
+    body = _Body(holder, token or uuid.uuid4().hex, EXPIRES_SECONDS, process_identity(pid), time.time())
     body = _acquire(uri, body)
     stop = threading.Event()
     renewer = threading.Thread(target=_renew, args=(uri, body, stop), daemon=True)
@@ -55,7 +55,9 @@ def hold(
     finally:
         stop.set()
         renewer.join()
-        if not token:
+        if token:
+            _leave(uri, replace(body, expires_seconds=between_seconds))
+        else:
             release(uri, body.token)
 
 
@@ -164,6 +166,16 @@ def _read(uri: str) -> dict | None:
         if storage.exists(uri):
             raise
         return None  # its holder released it between the two looks
+
+
+def _leave(uri: str, body: _Body) -> None:
+    """Leave a run's lease to its next step."""
+    try:
+        if held_by(uri, body.token):
+            storage.write_bytes(uri, body.now())
+    except LimamlError as error:
+        # What the step ended with matters more; the lease counts a while as it is.
+        log.warning("can't renew the lease: %s", error)
 
 
 def _renew(uri: str, body: _Body, stop: threading.Event) -> None:

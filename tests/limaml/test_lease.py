@@ -157,10 +157,10 @@ def test_a_retried_step_goes_on_under_its_runs_lease(uri: str) -> None:
 
 def test_a_run_that_waited_too_long_finds_its_date_taken(uri: str) -> None:
     """Its pod is gone and its next step waits for a node for longer than the lease counts."""
-    with lease.hold(uri, "slow run", token="run 1", expires_seconds=120):
-        pass
+    with lease.hold(uri, "slow run", token="run 1", between_seconds=120):
+        assert json.loads(storage.read_bytes(uri))["expires_seconds"] == lease.EXPIRES_SECONDS, "it renews"
     plant(uri, **json.loads(storage.read_bytes(uri)) | {"host": "pod-1", "renewed_at": time.time() - 121})
-    with lease.hold(uri, "quick run", token="run 2", expires_seconds=120):
+    with lease.hold(uri, "quick run", token="run 2", between_seconds=120):
         pass
     with pytest.raises(LeaseHeld, match=r"quick run holds .*expires after 120 s"), lease.hold(uri, "x", token="run 1"):
         pass
@@ -168,8 +168,8 @@ def test_a_run_that_waited_too_long_finds_its_date_taken(uri: str) -> None:
 
 
 def test_how_long_it_counts_is_its_holders_promise_not_the_readers(uri: str) -> None:
-    plant(uri, host="elsewhere", renewed_at=time.time() - 300, expires_seconds=600.0)
-    with pytest.raises(LeaseHeld), lease.hold(uri, "impatient", expires_seconds=60):
+    plant(uri, host="elsewhere", renewed_at=time.time() - 1200, expires_seconds=3600.0)
+    with pytest.raises(LeaseHeld), lease.hold(uri, "impatient"):
         pass
 
 
