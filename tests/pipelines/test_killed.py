@@ -35,6 +35,7 @@ STEPS = {
         "Generate the challenger's embeddings",
         "Gate the pair",
         "Publish the release",
+        "Close the run",
     ),
     "refresh": (
         "Validate data",
@@ -42,6 +43,7 @@ STEPS = {
         "Generate embeddings",
         "Publish the release",
         "Monitor drift and staleness",
+        "Close the run",
     ),
 }
 # A step spends this long on imports before it touches the workspace.
