@@ -40,11 +40,11 @@ def doctor(
     from limaml.config import load_application
     from pipelines import doctor_cluster, doctor_services
     from pipelines.doctor import as_in_a_pod, run
-    from pipelines.kubeflow import POD_ACCOUNT, Access
-    from pipelines.kubernetes_api import KubernetesApi, pod_namespace
+    from pipelines.kubeflow import POD_ACCOUNT, Access, pod_namespace
+    from pipelines.kubernetes_api import KubernetesApi
 
     application = load_application(app) if app else None
-    place = namespace or kfp_namespace or pod_namespace(POD_ACCOUNT) or "kubeflow"
+    place = namespace or kfp_namespace or pod_namespace() or "kubeflow"
     checks = [
         *doctor_services.checks(Access(host, kfp_namespace, token_variable, ca), application, workspace, data),
         *doctor_cluster.checks(lambda: KubernetesApi(context), application, place),

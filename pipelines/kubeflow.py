@@ -22,6 +22,8 @@ from urllib3 import exceptions as transport
 
 from limaml.errors import ConfigError, KubeflowError
 from limaml.online.retry import tries
+from pipelines import kubeflow_errors
+from pipelines.kubeflow_errors import Refusal, Server
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +32,10 @@ IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 POD_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 DEFAULT_TOKEN_VARIABLE = "KF_PIPELINES_TOKEN"
-CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
 REPEAT_SECONDS = 20.0
 PAGE = 100
 _TRANSIENT = {429, 500, 502, 503, 504}
 _NEVER_SENT = (transport.NewConnectionError, transport.ConnectTimeoutError)
-
-
-class Refusal(KubeflowError):
-    """The server answered, but with an error: `status` is HTTP's."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,9 @@ class Access:
                 "where is Kubeflow Pipelines? Give --host or set KF_PIPELINES_ENDPOINT, such as http://localhost:8888 "
                 "after `kubectl -n kubeflow port-forward svc/ml-pipeline 8888`"
             )
-        if not re.match(r"https?://[^/\s]+", host):
-            raise ConfigError(f"--host {host!r}: give a URL that begins with http:// or https://")
+        if not re.match(r"https?://[^/\s@]+(/[^@]*)?$", host):
+            shown = re.sub(r"(?<=//)[^/@]*(?=@)", "…", host)
+            raise ConfigError(f"--host {shown!r}: give a URL that begins with http:// or https://, without a password")
         return host.rstrip("/")
 
     def token(self) -> str:
@@ -97,14 +91,23 @@ class Kubeflow:
     """A connection whose server has answered; see `connect`."""
 
     def __init__(self, client: kfp.Client, endpoint: str, namespace: str = "") -> None:
-        self.endpoint = endpoint
+        self.server = Server(endpoint, namespace or None)
         self.version = ""
         self.multi_user = False
-        self.namespace: str | None = namespace or None
         api: Any = client  # the services below are attached to it by name
         self.pipelines, self.uploads = api.pipelines, api.pipeline_uploads
         self.experiments, self.runs, self.recurring_runs = api.experiments, api.runs, api.recurring_runs
         self._health = api.healthzs
+
+    @property
+    def endpoint(self) -> str:
+        """The API's URL."""
+        return self.server.endpoint
+
+    @property
+    def namespace(self) -> str | None:
+        """The team's namespace; None where there is one team."""
+        return self.server.namespace
 
     def call(
         self,
@@ -132,29 +135,33 @@ class Kubeflow:
         failure: KubeflowError | None = None
         for _ in tries(REPEAT_SECONDS if patience is None else patience):
             try:
-                answer = request(_request_timeout=(CONNECT_SECONDS, ANSWER_SECONDS), _preload_content=False, **given)
+                answer = request(
+                    _request_timeout=(kubeflow_errors.CONNECT_SECONDS, kubeflow_errors.ANSWER_SECONDS),
+                    _preload_content=False,
+                    **given,
+                )
                 body = json.loads(answer.data or b"{}")
                 if isinstance(body, dict):
                     return body
-                raise self._stranger(action)
+                raise self.server.stranger(action)
             except kfp_server_api.ApiException as error:
-                failure = self._refused(action, error)
+                failure = self.server.refused(action, error)
                 again = error.status in _TRANSIENT if safe else error.status in (429, 503)
             except transport.HTTPError as error:
-                failure = self._lost(action, error, safe)
+                failure = self.server.lost(action, error, safe)
                 again = (safe or isinstance(error, _NEVER_SENT)) and not isinstance(error, transport.SSLError)
             except OSError as error:
-                raise self._error(
+                raise self.server.error(
                     action, f"its token can't be read: {error}", "check the pod's token volume"
                 ) from error
             except ValueError as error:
-                raise self._stranger(action) from error
+                raise self.server.stranger(action) from error
             except AttributeError as error:
                 # The generated client trips over its own exception where a certificate is refused.
                 refused = error.__context__
                 if not isinstance(refused, kfp_server_api.ApiException):
                     raise
-                raise self._refused(action, refused) from error
+                raise self.server.refused(action, refused) from error
             if not again:
                 raise failure
             log.debug("trying again: %s", failure)
@@ -171,7 +178,9 @@ class Kubeflow:
             if not token:
                 return
             if token in seen:
-                raise self._error(action, "its listing comes back to a page it has shown", "report it to who runs it")
+                raise self.server.error(
+                    action, "its listing comes back to a page it has shown", "report it to who runs it"
+                )
             seen.add(token)
 
     def greet(self) -> None:
@@ -184,14 +193,14 @@ class Kubeflow:
         try:
             body = self.call("reach it", health, patience=3.0)
         except Refusal as error:
-            raise self._stranger("reach it", error) if error.status == 404 else error from error
+            raise self.server.stranger("reach it", error) if error.status == 404 else error from error
         self.version = str(body.get("tag_name") or body.get("apiServerTagName") or "")
         self.multi_user = bool(body.get("multi_user"))
         number = self.version_number
         if number and number < MINIMUM_VERSION:
             least = ".".join(map(str, MINIMUM_VERSION))
             what = f"it is version {self.version}, {least} or newer is needed (older ones don't expand scheduled dates)"
-            raise self._error("work with it", what, "upgrade Kubeflow Pipelines")
+            raise self.server.error("work with it", what, "upgrade Kubeflow Pipelines")
 
     @property
     def version_number(self) -> tuple[int, int] | None:
@@ -203,54 +212,6 @@ class Kubeflow:
         """A page of the UI to open."""
         root = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self.endpoint
         return "/".join([root.rstrip("/"), "#", *parts])
-
-    def _refused(self, action: str, error: kfp_server_api.ApiException) -> KubeflowError:
-        status = int(error.status or 0)
-        said = _message(error)
-        if status == 0:
-            return self._error(action, f"its certificate is not trusted: {said}", "give its CA's file by --ca")
-        if 300 <= status < 400:
-            what, do = "it sent us to a log-in page", "give a token by --token-variable"
-        elif status == 401:
-            what, do = f"unauthorized: {said}", "give a valid token by --token-variable, or run inside the cluster"
-        elif status == 403:
-            where = f" in namespace {self.namespace}" if self.namespace else ""
-            what, do = (
-                f"forbidden: {said}",
-                f"give this account the role kubeflow-edit{where}, or another --kfp-namespace",
-            )
-        elif status == 404:
-            what, do = f"not found: {said}", "check the name with `limaml pipelines list`, and that --host is its API"
-        elif status >= 500 or status == 429:
-            what, do = f"it fails with {status}: {said}", "look at the log of deployment ml-pipeline, and try again"
-        else:
-            what, do = f"it refuses with {status}: {said}", "correct what it names"
-        return Refusal(str(self._error(action, what, do)), status)
-
-    def _lost(self, action: str, error: transport.HTTPError, safe: bool) -> KubeflowError:
-        unsure = "" if safe else "; whether it was done is not known: look before you repeat it"
-        match error:
-            case transport.SSLError():
-                return self._error(action, f"its certificate is not trusted: {error}", "give its CA's file by --ca")
-            case transport.NameResolutionError():
-                return self._error(action, "there is no such host", "check --host and KF_PIPELINES_ENDPOINT")
-            case transport.NewConnectionError():
-                do = "check --host and that it runs: `kubectl -n kubeflow get pods`; or port-forward again"
-                return self._error(action, "nothing listens there", do)
-            case transport.ConnectTimeoutError():
-                what = f"no connection within {CONNECT_SECONDS} s"
-                return self._error(action, what, "check --host, VPN and network policies")
-            case transport.ReadTimeoutError():
-                what = f"no answer within {ANSWER_SECONDS} s{unsure}"
-                return self._error(action, what, "look at the log of deployment ml-pipeline, and try again")
-        return self._error(action, f"the connection was lost ({error}){unsure}", "try again when the network is back")
-
-    def _stranger(self, action: str, error: Refusal | None = None) -> KubeflowError:
-        what = "there is no Kubeflow Pipelines 2.x: something else answers" + (f" ({error.status})" if error else "")
-        return self._error(action, what, "give the URL of its API by --host, as `svc/ml-pipeline` port 8888")
-
-    def _error(self, action: str, what: str, do: str) -> KubeflowError:
-        return KubeflowError(f"Kubeflow Pipelines at {self.endpoint}: can't {action}: {what}; {do}")
 
 
 def connect(access: Access) -> Kubeflow:
@@ -276,7 +237,7 @@ def connect(access: Access) -> Kubeflow:
     kubeflow = Kubeflow(client, endpoint)
     kubeflow.greet()
     if kubeflow.multi_user:
-        kubeflow.namespace = access.namespace or _pod_namespace()
+        kubeflow.server.namespace = access.namespace or pod_namespace()
         if not kubeflow.namespace:
             raise ConfigError(f"{endpoint} gives each team a namespace: name yours by --kfp-namespace")
     elif access.namespace:
@@ -284,17 +245,7 @@ def connect(access: Access) -> Kubeflow:
     return kubeflow
 
 
-def _pod_namespace() -> str:
+def pod_namespace() -> str:
+    """The namespace of the pod this runs in; empty outside of one."""
     file = POD_ACCOUNT / "namespace"
     return file.read_text().strip() if file.is_file() else ""
-
-
-def _message(error: kfp_server_api.ApiException) -> str:
-    """What the server says, in one line; its answer is JSON, text, or a page of HTML."""
-    text = str(error.body or error.reason or "").strip()
-    try:
-        body = json.loads(text)
-        text = str(body.get("message") or body.get("error_message") or body.get("error") or text)
-    except (ValueError, AttributeError):
-        text = re.sub(r"<[^>]*>", " ", text)
-    return " ".join(text.split())[:500] or "no reason given"

@@ -1,6 +1,5 @@
 """What is there on the Kubernetes cluster, read with the pod's account or a kubeconfig; nothing is changed by it."""
 
-from pathlib import Path
 from typing import Any
 
 import kubernetes
@@ -87,9 +86,3 @@ class KubernetesApi:
     def namespaced(self, namespace: str, kind: str, name: str) -> dict[str, Any] | None:
         """An object of the core API, such as kind `secrets`; None where there is none."""
         return self.get(f"/api/v1/namespaces/{namespace}/{kind}/{name}")
-
-
-def pod_namespace(account: Path) -> str:
-    """The namespace of the pod this runs in; empty outside of one."""
-    file = account / "namespace"
-    return file.read_text().strip() if file.is_file() else ""

@@ -20,7 +20,8 @@ from limaml.errors import KubeflowError
 from limaml.manifest import canonical_json
 from pipelines.compile import pipeline_name
 from pipelines.cron import next_time
-from pipelines.kubeflow import Kubeflow, Refusal
+from pipelines.kubeflow import Kubeflow
+from pipelines.kubeflow_errors import Refusal
 from pipelines.submit import ENDED
 from pipelines.uploads import Compiled, compiled, experiment, upload
 

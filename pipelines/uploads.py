@@ -15,7 +15,8 @@ import yaml
 from limaml.config import Application
 from limaml.errors import ConfigError
 from pipelines.compile import KINDS, compile_pipeline, pipeline_name
-from pipelines.kubeflow import Kubeflow, Refusal
+from pipelines.kubeflow import Kubeflow
+from pipelines.kubeflow_errors import Refusal
 
 log = logging.getLogger(__name__)
 

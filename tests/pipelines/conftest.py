@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli, kubeflow
+from pipelines import cli, kubeflow, kubeflow_errors
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
 
@@ -19,7 +19,7 @@ def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr(kubeflow, "POD_ACCOUNT", tmp_path / "no-pod")
     monkeypatch.setattr(kubeflow, "REPEAT_SECONDS", 2.0)
-    monkeypatch.setattr(kubeflow, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(kubeflow_errors, "ANSWER_SECONDS", 1)
 
 
 @pytest.fixture

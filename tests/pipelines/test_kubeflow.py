@@ -9,7 +9,8 @@ import pytest
 
 from limaml.errors import ConfigError, KubeflowError
 from pipelines import kubeflow as kf
-from pipelines.kubeflow import Access, Refusal, connect
+from pipelines.kubeflow import Access, connect
+from pipelines.kubeflow_errors import Refusal
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
 pytestmark = pytest.mark.usefixtures("nothing_around")
@@ -149,6 +150,7 @@ def test_a_host_that_does_not_exist_and_plain_http_behind_https(server: FakeKube
     [
         (Access(), "where is Kubeflow Pipelines"),
         (Access("localhost:8888"), "begins with http"),
+        (Access("https://me:secret@kubeflow.example.com"), "//…@kubeflow.example.com': give a URL"),
         (Access("http://x", token_variable="NOT_SET_ANYWHERE"), "empty or not set"),
         (Access("http://x", ca="/no/such/file"), "no such file"),
     ],
