@@ -32,6 +32,7 @@ def _in_schema(pattern: str) -> Any:
     return Field(json_schema_extra={"pattern": f"^({pattern})$"})
 
 
+_SECRET = re.compile("(PASSWORD|PASSWD|TOKEN|SECRET|ACCESS_KEY|API_KEY|CREDENTIALS)$")
 _CPU = r"0\.[0-9]{0,2}[1-9]|[1-9][0-9]*(\.[0-9]{1,3})?|[1-9][0-9]*m"
 _MEMORY = r"[1-9][0-9]*([KMGTP]i|[MGTP])"
 _NAME_IN_WORDS = "name in Kubernetes: lower-case letters, digits, - and ."
@@ -219,6 +220,14 @@ class Cluster(Section):
                 f"processes_per_node: {self.processes_per_node}, but steps.train_theta.gpus is {gpus}: each process "
                 "needs a GPU of its own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_no_values(self) -> Self:
+        for name, value in self.environment.items():
+            # Said of the whole section, whose values errors don't print: whoever wrote a secret has it in no log.
+            if _SECRET.search(name.upper()) or re.search("//[^/@]*:[^/@]*@", value):
+                raise ValueError(f"environment.{name} looks like a secret; name one of Kubernetes under `secrets`")
         return self
 
     @model_validator(mode="after")

@@ -83,11 +83,29 @@ def test_a_volume_path_is_spelled_one_way() -> None:
 
 
 def test_a_variable_is_set_once() -> None:
-    secret = {"variable": "TOKEN", "secret": "s", "key": "k"}
-    with pytest.raises(ConfigError, match="environment and secrets set TOKEN twice"):
-        ptap(cluster={"environment": {"TOKEN": "x"}, "secrets": [secret]})
-    with pytest.raises(ConfigError, match="environment and secrets set TOKEN twice"):
+    secret = {"variable": "LOGIN", "secret": "s", "key": "k"}
+    with pytest.raises(ConfigError, match="environment and secrets set LOGIN twice"):
+        ptap(cluster={"environment": {"LOGIN": "x"}, "secrets": [secret]})
+    with pytest.raises(ConfigError, match="environment and secrets set LOGIN twice"):
         ptap(cluster={"secrets": [secret, secret]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LIMAML_REDIS_PASSWORD", "hush-hush"),
+        ("AWS_SECRET_ACCESS_KEY", "hush-hush"),
+        ("Api_Key", "hush-hush"),
+        ("MLFLOW_TRACKING_URI", "http://me:hush-hush@mlflow:5000"),
+    ],
+)
+def test_a_secrets_value_is_refused_and_not_printed(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"environment\.{name} looks like a secret; name one") as refused:
+        ptap(cluster={"environment": {name: value}})
+    assert "hush" not in str(refused.value)
+    ptap(
+        cluster={"environment": {"AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token", "AWS_ENDPOINT_URL": "http://s3:9000"}}
+    )
 
 
 def test_a_schedule_is_kept_in_one_spelling() -> None:
