@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
 
 from limaml.application_files import extend, read_application
 from limaml.config import Application, application_from_parameter, load_application, parse_application
@@ -203,6 +206,15 @@ def test_what_the_cluster_gives_reaches_every_pod(full: Compiled) -> None:
             "redis": ([{"secretKey": "password", "envVar": "REDIS_PASSWORD"}], False),
             "mlflow": ([{"secretKey": "token", "envVar": "MLFLOW_TRACKING_TOKEN"}], True),
         }
+
+
+def test_kubeflow_knows_every_field(plain: Compiled, full: Compiled) -> None:
+    """Its backend reads both documents strictly: an unknown field and the upload is refused."""
+    for compiled in (plain, full):
+        json_format.ParseDict(compiled.spec, pipeline_spec_pb2.PipelineSpec())
+        json_format.ParseDict(compiled.platform, pipeline_spec_pb2.PlatformSpec())
+        for pod in compiled.pods.values():
+            json_format.ParseDict(pod, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
 
 
 def test_training_publishes_only_after_the_gate(full: Compiled) -> None:
