@@ -27,4 +27,4 @@ def test_an_account_that_exists_gets_only_what_is_asked_for() -> None:
     assert groups == {"trainer.kubeflow.org", ""}
     assert found[1]["subjects"][0]["name"] == "default-editor"
     verbs = {verb for rule in found[0]["rules"] if rule["apiGroups"] == [""] for verb in rule["verbs"]}
-    assert verbs == {"get", "list", "watch"}
+    assert verbs == {"get", "list"}
