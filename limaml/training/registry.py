@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from limaml import storage
 from limaml.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,13 @@ Result = TypeVar("Result")
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _VERSION_TAG = "limaml.model_version"
+_URI_TAG = "limaml.uri"
 _FINGERPRINT_TAG = "limaml.fingerprint"
 _DECISION_TAG = "limaml.decision"
 _PIPELINE_TAG = "limaml.pipeline_run"
 _SQLITE = "sqlite:///"
+# A server refuses sources that are paths, though its readers share a volume: there the scheme says so, the tag where.
+_VOLUME = "volume:"
 # The pipeline's run this process works for; a component sets it.
 PIPELINE_RUN = "LIMAML_RUN_ID"
 
@@ -162,9 +166,10 @@ class Registry:
         """Register a model's files (once) and point `challenger` at them."""
         known = self.find(model_version)
         if known is None:
-            created = self.client.create_model_version(
-                self.name, source=uri, run_id=run_id, tags={_VERSION_TAG: model_version}
-            )
+            served = self.tracking_uri.startswith(("http:", "https:"))
+            source = f"{_VOLUME}{storage.local_path(uri)}" if served and storage.is_local(uri) else uri
+            tags = {_VERSION_TAG: model_version, _URI_TAG: uri}
+            created = self.client.create_model_version(self.name, source=source, run_id=run_id, tags=tags)
             known = Registered(str(created.version), model_version, uri, run_id, "")
         if not known.decision:
             self.client.set_registered_model_alias(self.name, CHALLENGER, known.number)
@@ -248,5 +253,9 @@ def git_revision() -> str:
 def _registered(version: Any) -> Registered:
     tags = version.tags
     return Registered(
-        str(version.version), tags.get(_VERSION_TAG, ""), version.source, version.run_id, tags.get(_DECISION_TAG, "")
+        str(version.version),
+        tags.get(_VERSION_TAG, ""),
+        tags.get(_URI_TAG, version.source),
+        version.run_id,
+        tags.get(_DECISION_TAG, ""),
     )

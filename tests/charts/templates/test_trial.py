@@ -12,6 +12,7 @@ import redis
 import requests
 
 from limaml.data.layout import days_of
+from limaml.training.registry import CHAMPION, Registry
 from tests.charts.rendering import Object, objects, one, scenario
 from tests.limaml.serve.conftest import until
 
@@ -99,13 +100,16 @@ def test_simulated_data_ends_after_today_and_is_made_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.heavy
-def test_mlflow_asks_for_a_login_and_answers_to_its_services_names(tmp_path: Path) -> None:
+def test_mlflow_asks_for_a_login_answers_to_its_services_names_and_keeps_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = objects(VALUES, "trial/mlflow")
     pod = container("trial/mlflow")
     port = free_port()
     settings = tmp_path / "basic_auth.ini"
     settings.write_text(one(found, "ConfigMap")["data"]["basic_auth.ini"].replace("/var/lib/mlflow", str(tmp_path)))
     replaced = {"/var/lib/mlflow": str(tmp_path), "--port=5000": f"--port={port}"}
+    replaced["localhost:5000"] = f"localhost:5000,localhost:{port}"
     arguments = pod["args"]
     for old, new in replaced.items():
         arguments = [each.replace(old, new) for each in arguments]
@@ -121,8 +125,23 @@ def test_mlflow_asks_for_a_login_and_answers_to_its_services_names(tmp_path: Pat
                 assert _status(port, host) == 401
                 assert _status(port, host, login) == 200
             assert _status(port, "elsewhere", login) == 403
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", login[0])
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", login[1])
+            _keeps_models(Registry(f"http://localhost:{port}", "ptap"))
         finally:
             server.terminate()
+
+
+def _keeps_models(registry: Registry) -> None:
+    """Those on a volume as well, which a server refuses as a path."""
+    registry.log_training("fingerprint", "run", {"alpha": 1}, {"loss": [1.0]}, {"page.html": "<p>"}, {})
+    run = registry.run_of("fingerprint")
+    for version, uri in (("v1", "file:///var/lib/limaml/ptap/model/v1"), ("v2", "s3://bucket/ptap/model/v2")):
+        registered = registry.register(version, uri, run)
+        registry.decide(registered, True, {"auc": 0.7}, "promoted")
+        champion = registry.by_alias(CHAMPION)
+        assert champion is not None
+        assert (champion.model_version, champion.uri) == (version, uri)
 
 
 def _answers(port: int) -> bool:
