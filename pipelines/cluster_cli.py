@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     group.command("register")(register_pipelines)
     group.command("list")(list_pipelines)
     group.command("remove")(remove_pipelines)
+    group.command("manifests")(pipeline_manifests)
     app.add_typer(group, name="pipelines")
 
 
@@ -149,6 +150,19 @@ def remove_pipelines(
     name = load_application(app).name
     removed = remove(connect(Access(host, kfp_namespace, token_variable, ca)), name)
     emit({"application": name, "removed": removed}, as_json)
+
+
+def pipeline_manifests(app: App, image: Image = "") -> None:
+    """Print an application's pipelines as Kubernetes objects: values of the chart, for `helm --values`."""
+    import sys
+
+    import yaml
+
+    from limaml.config import load_application
+    from pipelines.manifests import manifests
+
+    made = manifests(load_application(app), image)
+    sys.stdout.write(yaml.safe_dump({"kubeflow": {"manifests": made}}, sort_keys=False, width=120, allow_unicode=True))
 
 
 def _parameters(given: list[str]) -> dict[str, str]:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.charts.rendering import Object, objects, one, scenario
+from limaml.config import load_application
+from pipelines.manifests import manifests
+from pipelines.uploads import compiled
+from tests.charts.rendering import Object, check, objects, one, scenario
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,6 +99,20 @@ def test_manifests_go_in_as_they_are() -> None:
     assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
     assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"]
     assert pipeline["apiVersion"] == "pipelines.kubeflow.org/v2beta1"
+
+
+def test_pipelines_as_manifests_are_values_and_named_as_uploading_names_them() -> None:
+    """So that the Job finds them there."""
+    application, image = load_application("ptap"), "registry.example/limaml:7"
+    given = manifests(application, image, ["monitor"])
+    values = {"kubeflow": {"manifests": given}}
+    check(values)
+    pipeline, version = objects(values, "kubeflow/manifests")
+    assert [pipeline["spec"], version["spec"]] == [each["spec"] for each in given]
+    text = compiled("monitor", application, image)
+    assert (pipeline["metadata"]["name"], version["spec"]["displayName"]) == (text.name, text.version)
+    assert version["metadata"]["name"] == f"{text.name}-{text.version}"
+    assert version["spec"]["platformSpec"]
 
 
 def test_helm_test_looks_at_kubeflow_and_at_every_scorer() -> None:
