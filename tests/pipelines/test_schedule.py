@@ -161,7 +161,7 @@ def test_two_who_apply_the_same_at_once_end_with_one(server: FakeKubeflow) -> No
         if kind == "recurringruns" and not getattr(once, "met", False):
             once.met = True
             server.lock.release()  # the others may come in, too: nobody sees another's before making their own
-            together.wait(5)
+            together.wait(60)
             server.lock.acquire()
 
     server.on_create = meet
