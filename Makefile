@@ -11,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install servers demo test test-heavy test-docker image lint bench lock clean
+.PHONY: help install servers demo test test-heavy test-docker image lint bench generate lock clean
 
 help: ## Show what there is to run
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ lint: install ## ruff, pyright and the import contract
 
 bench: install ## Benchmarks: ratios against peers and floors in the same run
 	$(BIN)/python -m benchmarks
+
+generate: install ## Write what follows from other files: the dashboards, the chart's schema, README and files
+	$(BIN)/python -m monitoring.dashboards.build
+	$(BIN)/python -m charts.generate
 
 # What torch's CUDA build would bring is left to whichever build of torch the machine installs. The image's own lock holds
 # the same versions without what only development needs; what CUDA's build brings there is in a lock beside it.

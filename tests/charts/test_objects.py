@@ -113,3 +113,12 @@ def test_the_fullest_scenario_has_every_template() -> None:
 
     rendered = text(scenario(EVERYTHING))
     assert [path for path, content in rendered.items() if not content.strip() and not path.endswith(".tpl")] == []
+
+
+def test_no_variable_is_set_twice() -> None:
+    """Server-side apply refuses a list with two entries of one name."""
+    values = scenario(EVERYTHING) | {"environment": {"HOME": "/mine", "OMP_NUM_THREADS": "2", "AWS_REGION": "mine"}}
+    for name, spec in pod_specs(objects(values | {"aws": {"region": "eu-west-1"}})):
+        for container in spec["containers"]:
+            names = [variable["name"] for variable in container.get("env", [])]
+            assert len(names) == len(set(names)), name

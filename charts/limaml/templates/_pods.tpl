@@ -65,10 +65,9 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* The containers' environment: plain variables, then those from secrets. */}}
+{{/* The containers' environment: plain variables, each named once, then those from secrets. */}}
 {{- define "limaml.env" -}}
-- {name: HOME, value: /tmp}
-{{- range $name, $value := include "limaml.variables" . | fromYaml }}
+{{- range $name, $value := merge (include "limaml.variables" . | fromYaml) (dict "HOME" "/tmp" "OMP_NUM_THREADS" "1") }}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}

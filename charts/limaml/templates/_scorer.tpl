@@ -60,7 +60,6 @@ containers:
       - --workers={{ int $scorer.workers }}
     env:
       {{- include "limaml.env" $root | nindent 6 }}
-      - {name: OMP_NUM_THREADS, value: "1"}
       {{- with $scorer.token.existingSecret }}
       - name: {{ $scorer.file.serve.token_variable }}
         valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $scorer.token.key | quote }}}}
