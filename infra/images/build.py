@@ -87,6 +87,8 @@ def arguments(target: str, further: list[str]) -> dict[str, str]:
         if not (HERE / "wheels" / wheel.name).exists():
             shutil.copy(wheel, HERE / "wheels")
         found["TORCH_INDEX_URL"] = ""
+    if target == "gpu":
+        found["GPU"] = "1"  # what tells Docker's classic builder
     if revision := _git("rev-parse", "HEAD"):
         found["REVISION"] = revision + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
     return found
