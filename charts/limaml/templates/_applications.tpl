@@ -36,15 +36,14 @@ the chart does not know them). */}}
 {{- mergeOverwrite (deepCopy (index . 0).Values.scorer) ((index . 1).scorer | default dict | deepCopy) | toYaml -}}
 {{- end -}}
 
-{{/* Scorers that are to be there, by application's name; each with its file as `file`. */}}
+{{/* Scorers that are to be there, by application's name. */}}
 {{- define "limaml.scorers" -}}
 {{- $root := . -}}
 {{- $scorers := dict -}}
 {{- range $name, $application := include "limaml.applications" . | fromYaml -}}
 {{- $scorer := include "limaml.scorer" (list $root $application) | fromYaml -}}
 {{- if $scorer.enabled -}}
-{{- $file := include "limaml.file" (list $root $name $application) | fromYaml -}}
-{{- $_ := set $scorers $name (set $scorer "file" $file) -}}
+{{- $_ := set $scorers $name $scorer -}}
 {{- end -}}
 {{- end -}}
 {{- $scorers | toYaml -}}

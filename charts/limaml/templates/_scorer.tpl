@@ -1,4 +1,5 @@
-{{/* The scorer's pod, the same under a Deployment and under KServe. Arguments: (list $ name scorer). */}}
+{{/* The scorer's pod, the same under a Deployment and under KServe. Arguments: (list $ name scorer), and `scorer.file` is the
+application's file. */}}
 
 {{- define "limaml.scorer.name" -}}
 {{- include "limaml.object" (list (index . 0) (printf "scorer-%s" (index . 1))) -}}

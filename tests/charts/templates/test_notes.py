@@ -27,10 +27,13 @@ def test_it_says_what_to_expect_before_a_first_release() -> None:
     assert "Until then `helm install --wait` does not end." in waiting
 
 
-def test_it_warns_where_steps_cannot_mount_the_claim() -> None:
-    assert "install\nthis chart into kubeflow" in text({})["NOTES.txt"]
-    assert "install\nthis chart into kubeflow" not in text({}, namespace="kubeflow")["NOTES.txt"]
-    assert "claim" not in text(scenario("aws"))["NOTES.txt"]
+def test_it_warns_where_steps_may_not_find_claims_secrets_and_accounts() -> None:
+    warning = "there, install this chart into kubeflow"
+    for values in ({}, scenario("aws")):
+        assert warning in text(values)["NOTES.txt"]
+        assert warning not in text(values, namespace="kubeflow")["NOTES.txt"]
+    places = {"workspace": {"uri": "s3://b/w"}, "store": {"url": "dynamodb://t"}, "mlflow": {"trackingUri": "http://m"}}
+    assert warning not in text(places)["NOTES.txt"]
 
 
 def test_it_says_so_where_there_is_nothing_to_do() -> None:
