@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -129,7 +130,8 @@ def write_bytes(uri: str, data: bytes) -> None:
         path = local_path(uri)
         with storage_errors(uri, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            # Pods that share a volume have process ids of their own, and so the same ones.
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
             try:
                 with temporary.open("wb") as stream:
                     stream.write(data)
@@ -270,7 +272,7 @@ def put(path: Path, uri: str) -> None:
         if is_local(uri):
             target = local_path(uri)
             target.parent.mkdir(parents=True, exist_ok=True)
-            beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
             shutil.move(path, beside)
             beside.replace(target)
             return
