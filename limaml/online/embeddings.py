@@ -6,7 +6,7 @@ samples and the embeddings of one shard, twice where some are carried over from 
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from limaml.errors import ConfigError, DataError
 from limaml.learning.buffers import keep_freed_memory
 from limaml.manifest import FileEntry, Manifest, file_uri, read_manifest
 from limaml.model import Model, load_model
-from limaml.online.previous import Previous, PreviousShard
+from limaml.online.previous import Previous, PreviousShard, write_removed
 from limaml.schema import (
     AS_OF,
     EMBEDDING,
@@ -62,6 +62,75 @@ _VERSION = 3
 _Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be generated, from what, and where.
+
+    Attributes:
+        model: URI of the model; `network` is what lies there.
+        settings: what embeddings carried over from an earlier day must have been made with, too.
+        cutoff: the instant `as_of` begins, UTC: every sample lies before it.
+        previous: URI of an earlier day's embeddings; empty: everything is computed.
+    """
+
+    model: str
+    network: Model
+    task_set: TaskSet
+    application: Application
+    as_of: date
+    cutoff: datetime
+    settings: dict[str, Any]
+    previous: str
+    stage: Stage
+
+    @property
+    def shards(self) -> list[FileEntry]:
+        """Shards of the task set, and so of the embeddings, of every task definition."""
+        return [entry for name in self.application.definition_names for entry in self.task_set.of(name).files]
+
+    @property
+    def previous_digest(self) -> str:
+        """What is carried over from, by its content."""
+        return read_manifest(self.previous, "embeddings").digest if self.previous else ""
+
+    def earlier(self, wanted: Collection[str] | None = None) -> Previous | None:
+        """The earlier day's embeddings where they fit; of them only the `wanted` shards are checked."""
+        if not self.previous:
+            return None
+        return Previous.open(self.previous, self.settings, [entry.path for entry in self.shards], wanted)
+
+
+def plan_embeddings(
+    model: str,
+    tasks: str,
+    output: str,
+    application: Application,
+    as_of: date,
+    previous: str = "",
+    verify: bool = True,
+) -> Plan:
+    """What `generate_embeddings` will do; without `verify` the task set's files are not looked at.
+
+    Raises:
+        IntegrityError: model or task set differ from their manifests.
+        ConfigError: the model does not fit the application, or adapts the whole network.
+    """
+    if application.network.adapted == "network":
+        raise ConfigError(
+            "network.adapted: network leaves nothing of fixed width to store; it is a baseline to train and evaluate. "
+            "Choose embedding or meta_block to generate and publish"
+        )
+    network = load_model(model, application)
+    task_set = TaskSet.open(tasks, verify)
+    options = application.embeddings
+    settings = {"finetune_steps": options.finetune_steps, "pooling": options.pooling}
+    inputs = {"model": network.digest, "tasks": task_set.manifest.digest, "as_of": as_of.isoformat(), **settings}
+    stage = Stage("embeddings", output, application, (), inputs, _VERSION)
+    cutoff = day_start(as_of, application.windows.utc_offset_hours)
+    settings |= {"model_digest": network.digest, "stage_version": _VERSION}
+    return Plan(model, network, task_set, application, as_of, cutoff, settings, previous, stage)
+
+
 def generate_embeddings(
     model: str, tasks: str, output: str, application: Application, as_of: date, previous: str = ""
 ) -> Manifest:
@@ -83,66 +152,79 @@ def generate_embeddings(
         IntegrityError: model or task set differ from their manifests.
         ConfigError: the model does not fit the application, or adapts the whole network.
     """
-    if application.network.adapted == "network":
-        raise ConfigError(
-            "network.adapted: network leaves nothing of fixed width to store; it is a baseline to train and evaluate. "
-            "Choose embedding or meta_block to generate and publish"
-        )
-    network = load_model(model, application)
-    task_set = TaskSet.open(tasks)
-    options = application.embeddings
-    settings = {"finetune_steps": options.finetune_steps, "pooling": options.pooling}
-    inputs = {"model": network.digest, "tasks": task_set.manifest.digest, "as_of": as_of.isoformat(), **settings}
-    stage = Stage("embeddings", output, application, (), inputs, _VERSION)
-    cutoff = day_start(as_of, application.windows.utc_offset_hours)
-    settings |= {"model_digest": network.digest, "stage_version": _VERSION}
+    plan = plan_embeddings(model, tasks, output, application, as_of, previous)
 
     def build(directory: Path) -> Manifest:
-        keep_freed_memory()
-        shards = [entry.path for name in application.definition_names for entry in task_set.of(name).files]
-        earlier = Previous.open(previous, settings, shards) if previous else None
-        with progress() as bar:
-            for number, name in enumerate(application.definition_names):
-                tasks = task_set.of(name)
-                bar.add_task(" ".join(["embeddings, rows", name]), total=tasks.counts["support_rows"], note="")
-                (directory / name).mkdir(exist_ok=True)
-                job = _Job(tasks, number, network, application, cutoff, earlier, bar)
-                for entry in tasks.files:
+        earlier = plan.earlier()
+        paths = write_shards(plan, directory, earlier)
+        figures = {path: shard_figures(directory / path, plan.cutoff) for path in paths}
+        removed = None
+        if earlier is not None:
+            removed = earlier.removed(directory, paths)
+            write_removed(removed, directory / REMOVED)
+        rows = {path: each["tasks"] for path, each in figures.items()}
+        files = entries(directory, rows | {REMOVED: 0 if removed is None else len(removed)}, "*.parquet")
+        return embeddings_manifest(plan, files, list(figures.values()), earlier)
+
+    return plan.stage.run(build, resumable=True, start=plan.previous_digest)
+
+
+def write_shards(
+    plan: Plan, directory: Path, earlier: Previous | None, wanted: Collection[str] | None = None
+) -> list[str]:
+    """Write the embeddings' shards, or the `wanted` ones of them, and return their paths."""
+    keep_freed_memory()
+    paths = []
+    with progress() as bar:
+        for number, name in enumerate(plan.application.definition_names):
+            tasks = plan.task_set.of(name)
+            bar.add_task(" ".join(["embeddings, rows", name]), total=tasks.counts["support_rows"], note="")
+            (directory / name).mkdir(exist_ok=True)
+            job = _Job(tasks, number, plan.network, plan.application, plan.cutoff, earlier, bar)
+            for entry in tasks.files:
+                if wanted is None or entry.path in wanted:
                     job.write_shard(directory, entry)
-        details = {"model_version": network.version, "model_uri": storage.normalize(model), **settings}
-        details |= {"as_of": as_of.isoformat(), "width": network.embedding_width}
-        return _manifest(directory, stage, task_set, details, earlier, cutoff)
-
-    start = read_manifest(previous, "embeddings").digest if previous else ""
-    return stage.run(build, resumable=True, start=start)
+                    paths.append(entry.path)
+    return paths
 
 
-def _manifest(
-    directory: Path,
-    stage: Stage,
-    task_set: TaskSet,
-    details: dict[str, Any],
-    earlier: Previous | None,
-    cutoff: datetime,
+def shard_figures(path: Path, cutoff: datetime) -> dict[str, int]:
+    """What the manifest sums up of a shard: tasks, support rows, newest event in microseconds, tasks computed anew."""
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns=[SAMPLES, NEWEST_EVENT_TIME, AS_OF])
+    return {
+        "tasks": len(table),
+        "rows": int(table[SAMPLES].to_numpy().sum()),
+        "newest": int(table[NEWEST_EVENT_TIME].cast(pa.int64()).to_numpy().max(initial=0)),
+        "computed": int((table[AS_OF].cast(pa.int64()).to_numpy() == _microseconds(cutoff)).sum()),
+    }
+
+
+def embeddings_manifest(
+    plan: Plan, files: list[FileEntry], figures: Sequence[dict[str, int]], earlier: Previous | None
 ) -> Manifest:
-    tasks, rows, newest, computed = {}, 0, 0, 0
-    for path in sorted(directory.rglob("shard=*.parquet")):
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=[SAMPLES, NEWEST_EVENT_TIME, AS_OF])
-        tasks[str(path.relative_to(directory))] = len(table)
-        rows += int(table[SAMPLES].to_numpy().sum())
-        newest = max(newest, int(table[NEWEST_EVENT_TIME].cast(pa.int64()).to_numpy().max(initial=0)))
-        computed += int((table[AS_OF].cast(pa.int64()).to_numpy() == _microseconds(cutoff)).sum())
-    embedded, all_tasks = sum(tasks.values()), sum(task_set.of(name).tasks for name in ("", *task_set.further))
+    """The manifest of finished embeddings, from the figures of their shards.
+
+    Raises:
+        DataError: no task has a support row.
+    """
+    task_set = plan.task_set
+    embedded, rows, computed = (sum(each[name] for each in figures) for name in ("tasks", "rows", "computed"))
+    newest = max((each["newest"] for each in figures), default=0)
+    all_tasks = sum(task_set.of(name).tasks for name in ("", *task_set.further))
     if not embedded:
-        raise DataError(f"{task_set.uri}: none of its {all_tasks} tasks has a support row before {details['as_of']}")
-    removed = earlier.write_removed(directory) if earlier else 0
+        raise DataError(f"{task_set.uri}: none of its {all_tasks} tasks has a support row before {plan.as_of}")
+    removed = sum(entry.rows or 0 for entry in files if entry.path == REMOVED)
     log.info("embeddings: %s of %s computed, %s removed", f"{computed:,}", f"{embedded:,}", f"{removed:,}")
-    return stage.manifest(
-        entries(directory, tasks | {REMOVED: removed}, "*.parquet"),
+    return plan.stage.manifest(
+        files,
         {"tasks": embedded, "rows": rows, "tasks_without_support": all_tasks - embedded},
-        details
-        | {
+        {
+            "model_version": plan.network.version,
+            "model_uri": storage.normalize(plan.model),
+            **plan.settings,
+            "as_of": plan.as_of.isoformat(),
+            "width": plan.network.embedding_width,
             "tasks_uri": task_set.uri,
             "newest_event_time": (_EPOCH + timedelta(microseconds=newest)).isoformat(),
             "previous_digest": earlier.manifest.digest if earlier else "",

@@ -5,7 +5,7 @@ rounding. It is carried over bit for bit, with the `as_of` it was computed for.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from limaml import storage
 from limaml.data.embedding_files import shard_entries
 from limaml.errors import IntegrityError
-from limaml.manifest import Manifest, file_uri, find_manifest, read_manifest, verify_files
+from limaml.manifest import Manifest, file_uri, find_manifest, read_manifest, verify_file
 from limaml.online.store import Release
-from limaml.schema import AS_OF, REMOVED, SUPPORT_DIGEST, TASK_ID
+from limaml.schema import AS_OF, SUPPORT_DIGEST, TASK_ID
 from limaml.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,16 @@ class Previous:
     manifest: Manifest
 
     @classmethod
-    def open(cls, uri: str, settings: dict[str, Any], shards: Iterable[str]) -> Self | None:
+    def open(
+        cls, uri: str, settings: dict[str, Any], shards: Iterable[str], wanted: Collection[str] | None = None
+    ) -> Self | None:
         """The embeddings at a URI, or None, with the reason in the log, where none of them can be carried over.
 
         Args:
             uri: of the directory.
             settings: what details of its manifest must say.
             shards: the files that will be written; a task has to be in the file of the same name.
+            wanted: those of them whose sums are checked; None checks all.
 
         Raises:
             DataError: there are no finished embeddings.
@@ -66,7 +69,9 @@ class Previous:
         if sorted(files) != sorted(shards):
             reasons.append(f"it has {len(files)} shards of other names")
         try:
-            verify_files(uri, manifest)
+            for entry in manifest.files:
+                if wanted is None or entry.path in wanted:
+                    verify_file(uri, entry)
         except IntegrityError as error:
             reasons.append(str(error))
         if reasons:
@@ -82,21 +87,24 @@ class Previous:
         table = self._read(name)
         return PreviousShard(table.filter(pc.field(AS_OF) < pa.scalar(before, table.schema.field(AS_OF).type)))
 
-    def write_removed(self, directory: Path) -> int:
-        """Write, in the order of keys, which of its tasks finished shards in a directory lack; how many."""
-        gone = []
-        for entry in shard_entries(self.manifest):
-            now = pq.read_table(directory / entry.path, columns=[TASK_ID])[TASK_ID]
-            gone.append(self._read(entry.path, [TASK_ID]).filter(~pc.field(TASK_ID).isin(now.combine_chunks())))
-        removed = pa.concat_tables(gone).sort_by(TASK_ID)
-        pq.write_table(removed, directory / REMOVED, compression="zstd")
-        return len(removed)
+    def removed(self, directory: Path, shards: Collection[str]) -> pa.Table:
+        """Ids of its tasks that finished shards in a directory lack, in the order of keys; of these shards alone."""
+        gone = [self._read(path, [TASK_ID]) for path in shards]
+        for number, path in enumerate(shards):
+            now = pq.read_table(directory / path, columns=[TASK_ID])[TASK_ID]
+            gone[number] = gone[number].filter(~pc.field(TASK_ID).isin(now.combine_chunks()))
+        return pa.concat_tables(gone).sort_by(TASK_ID)
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         (entry,) = (entry for entry in self.manifest.files if entry.path == name)
         fs, path = storage.filesystem(file_uri(self.uri, entry))
         with storage.storage_errors(path, "read"), pq.ParquetFile(fs.open_input_file(path)) as file:
             return file.read(columns)
+
+
+def write_removed(removed: pa.Table, path: Path) -> None:
+    """Write the ids of tasks that are gone; how they were gathered changes no byte."""
+    pq.write_table(removed.combine_chunks(), path, compression="zstd")
 
 
 class PreviousShard:
