@@ -28,6 +28,8 @@ from limaml.online.store import Generation, Release, Writer
 class LmdbStore:
     """See the module's text."""
 
+    takes_several_writers = False
+
     def __init__(self, url: str, application: str) -> None:
         self.url = url
         self.application = application
@@ -84,7 +86,7 @@ class LmdbStore:
                 raise StoreError(f"{path}: not a generation's seal: {error.errors()[0]['msg']}") from error
 
     @contextmanager
-    def begin(self, plan: Generation) -> Iterator[Writer]:
+    def begin(self, plan: Generation, together: bool = False) -> Iterator[Writer]:
         directory = self._directory(plan.name)
         with self._locked():
             directory.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ later process knows: to go on with it or to delete it.
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, pairwise
 from operator import le
 
 from pydantic import ValidationError
@@ -134,6 +134,7 @@ class PagedWriter:
         self._keep_only_this_plan(canonical_json(plan.model_dump(mode="json")))
         self._records = read_chunks(backend, plan.name)
         self.chunks = {index: _public(each) for index, each in self._records.items() if each.written}
+        self.sealed = False
 
     def _keep_only_this_plan(self, body: bytes) -> None:
         if self._backend.record(PLANS, self._plan.name) == body:
@@ -178,6 +179,9 @@ class PagedWriter:
         if sorted(self.chunks) != sorted(self._records):
             raise StoreError(f"{self._plan.name}: chunks were begun and not written; write them before sealing")
         records = [self._records[index] for index in sorted(self.chunks)]
+        # Whoever wrote a chunk of several writers' may not have known the one before it.
+        for before, after in pairwise(records):
+            self._check_order(self._kind, [after.first.encode()], before.last.encode())
         sealed = self._plan.model_copy(
             update={
                 "rows": sum(each.rows for each in records),
@@ -188,9 +192,10 @@ class PagedWriter:
         failpoint("paged.seal.counted")
         self._backend.put(SEALS, sealed.name, sealed.model_dump_json().encode(), self._lease)
         failpoint("paged.seal.written")
+        self.sealed = True
         return sealed.model_copy(update={"chunks": tuple(map(_public, records))})
 
-    def _check_order(self, index: int, keys: Sequence[bytes], last: bytes) -> None:
+    def _check_order(self, index: int | str, keys: Sequence[bytes], last: bytes) -> None:
         wrong = sum(map(le, keys, chain([last], keys)))
         if wrong or not keys:
             raise DataError(

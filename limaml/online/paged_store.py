@@ -17,6 +17,8 @@ from limaml.online.writer_lease import hold
 class PagedStore:
     """See the module's text."""
 
+    takes_several_writers = True
+
     def __init__(self, url: str, application: str, backend: Backend) -> None:
         self.url = url
         self.application = application
@@ -70,12 +72,15 @@ class PagedStore:
         return sealed.model_copy(update={"chunks": tuple(Chunk(rows=c.rows, sha256=c.sha256) for c in chunks)})
 
     @contextmanager
-    def begin(self, plan: Generation) -> Iterator[Writer]:
-        with hold(self._backend, plan.name) as lease:
+    def begin(self, plan: Generation, together: bool = False) -> Iterator[Writer]:
+        with hold(self._backend, plan.name, together) as lease:
             if lease is None:
                 raise StoreError(f"{self.url}: another process is writing generation {plan.name}; wait for it to end")
             failpoint("paged.begin.leased")
-            yield PagedWriter(self._backend, plan, lease)
+            writer = PagedWriter(self._backend, plan, lease)
+            yield writer
+            if together and writer.sealed:
+                self._backend.release(lease)
 
     def open(self, name: str) -> PagedReader:
         sealed = self.sealed(name)

@@ -6,6 +6,7 @@ Killed anywhere, the next push of the same embeddings goes on after the last chu
 import logging
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import date, datetime
 
 import pyarrow as pa
@@ -75,8 +76,10 @@ def _base(manifest: Manifest, application: Application, store: Store, serving: R
     return serving.generation if layers <= application.store.maximum_overlays else ""
 
 
-def push(store: Store, plan: Generation, embeddings: str, manifest: Manifest, cutoff: datetime) -> Generation:
-    """Write the planned generation and seal it, or go on with what a killed push left of it.
+def push(
+    store: Store, plan: Generation, embeddings: str, manifest: Manifest, cutoff: datetime, together: bool = False
+) -> Generation:
+    """Write the planned generation and seal it, or go on with what a killed push left of it, or others wrote of it.
 
     Args:
         store: where to.
@@ -84,6 +87,7 @@ def push(store: Store, plan: Generation, embeddings: str, manifest: Manifest, cu
         embeddings: URI of the directory.
         manifest: of the directory.
         cutoff: the instant the embeddings' day begins, which is the `as_of` of the rows computed for it.
+        together: other processes were let write parts of it, and have ended.
 
     Raises:
         StoreError: the store can't be written.
@@ -97,10 +101,11 @@ def push(store: Store, plan: Generation, embeddings: str, manifest: Manifest, cu
     uris = shard_uris(embeddings, manifest)
     tombstones = removed_keys(embeddings, manifest) if plan.base else []
     due = manifest.details["changed"] + len(tombstones) if plan.base else plan.tasks
-    with store.begin(plan) as writer, progress() as bar:
+    with store.begin(plan, together) as writer, progress() as bar:
         failpoint("publish.begun")
         shown = bar.add_task("publish", total=due, note="")
-        for index, (keys, values) in enumerate(_chunks(plan, uris, tombstones, cutoff)):
+        for index, rows in enumerate(_chunks(plan, uris, tombstones, cutoff)):
+            keys, values = rows.encoded(plan)
             writer.write(index, keys, values)
             failpoint("publish.chunk")
             bar.advance(shown, len(keys))
@@ -113,6 +118,28 @@ def push(store: Store, plan: Generation, embeddings: str, manifest: Manifest, cu
             "run the stage that writes them again"
         )
     return sealed
+
+
+def push_part(
+    store: Store, plan: Generation, embeddings: str, manifest: Manifest, cutoff: datetime, number: int, parts: int
+) -> int:
+    """Write part `number` of `parts` of a generation that was begun, beside others that do; how many rows it has.
+
+    Every part reads all rows, since where a chunk ends depends on those before it, and encodes and writes every
+    `parts`-th chunk. Where the generation was collected meanwhile nothing is written: `push` writes what is missing.
+    """
+    if plan.name not in store.generations() or store.sealed(plan.name) is not None:
+        return 0
+    tombstones = removed_keys(embeddings, manifest) if plan.base else []
+    written = 0
+    with store.begin(plan, together=True) as writer:
+        for index, rows in enumerate(_chunks(plan, shard_uris(embeddings, manifest), tombstones, cutoff)):
+            if index % parts == number:
+                keys, values = rows.encoded(plan)
+                writer.write(index, keys, values)
+                failpoint("publish.part")
+                written += len(keys)
+    return written
 
 
 def shard_uris(embeddings: str, manifest: Manifest) -> list[str]:
@@ -137,12 +164,35 @@ def computed_at(table: pa.Table, cutoff: datetime) -> pa.Table:
     return table.filter(pa.array(table[AS_OF].cast(TIMESTAMP).cast(pa.int64()).to_numpy() == instant))
 
 
-def _chunks(
-    plan: Generation, uris: list[str], tombstones: list[bytes], cutoff: datetime
-) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Keys and values in key order, cut where at least `buffer_rows` are together."""
-    keys: list[bytes] = []
-    values: list[bytes] = []
+@dataclass
+class _Rows:
+    """A chunk's rows, before they are encoded: tables and tombstones in key order."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    tombstones: list[list[bytes]] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, table: pa.Table, tombstones: list[bytes]) -> None:
+        self.tables.append(table)
+        self.tombstones.append(tombstones)
+        self.count += len(table) + len(tombstones)
+
+    def encoded(self, plan: Generation) -> tuple[list[bytes], list[bytes]]:
+        """Keys, and values beside them."""
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for table, tombstones in zip(self.tables, self.tombstones, strict=True):
+            more = encode(table, plan.width, plan.dtype)
+            if tombstones:
+                more = _with_tombstones(*more, tombstones)
+            keys += more[0]
+            values += more[1]
+        return keys, values
+
+
+def _chunks(plan: Generation, uris: list[str], tombstones: list[bytes], cutoff: datetime) -> Iterator[_Rows]:
+    """Rows in key order, cut where at least `buffer_rows` are together."""
+    chunk = _Rows()
     placed = 0
     # So many of all shards together, however many there are: memory stays the same.
     rows = max(min(_FEWEST_ROWS, plan.buffer_rows), 2 * plan.buffer_rows // len(uris))
@@ -151,20 +201,17 @@ def _chunks(
         last = encode_key(table[TASK_ID][-1].as_py())
         if plan.base:
             table = computed_at(table, cutoff)
-        more = encode(table, plan.width, plan.dtype)
         until = bisect_right(tombstones, last)
-        if until > placed:
-            more = _with_tombstones(*more, tombstones[placed:until])
-            placed = until
-        keys += more[0]
-        values += more[1]
-        if len(keys) >= plan.buffer_rows:
-            yield keys, values
-            keys, values = [], []
-    keys += tombstones[placed:]
-    values += [TOMBSTONE] * (len(tombstones) - placed)
-    if keys:
-        yield keys, values
+        chunk.add(table, tombstones[placed:until])
+        placed = max(placed, until)
+        if chunk.count >= plan.buffer_rows:
+            yield chunk
+            chunk = _Rows()
+        schema = table.schema
+    if placed < len(tombstones):
+        chunk.add(schema.empty_table(), tombstones[placed:])
+    if chunk.count:
+        yield chunk
 
 
 def _check_model(table: pa.Table, plan: Generation) -> None:

@@ -22,12 +22,15 @@ from limaml.schema import MODEL_VERSION
 log = logging.getLogger(__name__)
 
 
-def publish(embeddings: str, store_url: str, application: Application, decision: str | None = None) -> Release:
+def publish(
+    embeddings: str, store_url: str, application: Application, decision: str | None = None, together: bool = False
+) -> Release:
     """Make embeddings the current release, together with the model that made them.
 
     With a `decision`, the gate must have promoted this very pair. Without one it is a daily refresh: the current
     release must come from the same model. Publishing what is current already changes nothing. Embeddings that were
-    carried over from the current release's are stored as an overlay on it.
+    carried over from the current release's are stored as an overlay on it. `together` says that others were let write
+    parts of it (`plan_parts`), and have ended: what they wrote is checked, what they did not is written.
 
     Raises:
         GateRefused: the decision did not promote, or the stored embeddings score worse than none.
@@ -40,6 +43,52 @@ def publish(embeddings: str, store_url: str, application: Application, decision:
     # It needs the model, and torch takes seconds to import: a rollback should not wait for it.
     from limaml.online.verify import Candidate, verify
 
+    begun = _begin(embeddings, store_url, application, decision)
+    if isinstance(begun, Release):
+        return begun
+    store, manifest, plan, serving = begun
+    verify_files(embeddings, manifest)
+    failpoint("publish.planned")
+    cutoff = cutoff_of(plan, application)
+    sealed = push(store, plan, embeddings, manifest, cutoff, together)
+    try:
+        verified = verify(Candidate(store, sealed, embeddings, manifest, application, cutoff, serving))
+    except (StoreError, GateRefused):
+        store.discard(plan.name)
+        raise
+    failpoint("publish.verified")
+    release = _release(sealed, manifest, cutoff, serving, verified)
+    store.flip(release)
+    failpoint("publish.flipped")
+    how = f"over {sealed.base}" if sealed.base else "complete"
+    log.info("publish: release %d is %s, %s (%s tasks)", release.number, plan.name, how, f"{release.tasks:,}")
+    collect_unneeded(store, application)
+    return release
+
+
+def plan_parts(embeddings: str, store_url: str, application: Application, decision: str | None = None) -> Generation | None:
+    """Begin the generation that `publish` will make of embeddings, so that others write parts of it (`push_part`).
+
+    None where there is nothing to divide: a later release serves, it is sealed already, or the store takes one writer.
+
+    Raises:
+        As `publish` does before it writes anything.
+    """
+    begun = _begin(embeddings, store_url, application, decision)
+    if isinstance(begun, Release):
+        return None
+    store, _, plan, _ = begun
+    if not store.takes_several_writers or store.sealed(plan.name) is not None:
+        log.info("publish: written by one process: %s", "sealed" if store.takes_several_writers else "the store's way")
+        return None
+    with store.begin(plan, together=True):
+        return plan
+
+
+def _begin(
+    embeddings: str, store_url: str, application: Application, decision: str | None
+) -> Release | tuple[Store, Manifest, Generation, Release | None]:
+    """What is to be published, and over what; the release that serves where there is nothing to do."""
     manifest = read_manifest(embeddings, "embeddings")
     if manifest.application != application.name:
         raise DataError(f"{embeddings}: embeddings of {manifest.application!r}, not of {application.name!r}")
@@ -57,23 +106,7 @@ def publish(embeddings: str, store_url: str, application: Application, decision:
         )
     if decision is None:
         _check_refresh(manifest, embeddings, serving)
-    verify_files(embeddings, manifest)
-    failpoint("publish.planned")
-    cutoff = cutoff_of(plan, application)
-    sealed = push(store, plan, embeddings, manifest, cutoff)
-    try:
-        verified = verify(Candidate(store, sealed, embeddings, manifest, application, cutoff, serving))
-    except (StoreError, GateRefused):
-        store.discard(plan.name)
-        raise
-    failpoint("publish.verified")
-    release = _release(sealed, manifest, cutoff, serving, verified)
-    store.flip(release)
-    failpoint("publish.flipped")
-    how = f"over {sealed.base}" if sealed.base else "complete"
-    log.info("publish: release %d is %s, %s (%s tasks)", release.number, plan.name, how, f"{release.tasks:,}")
-    collect_unneeded(store, application)
-    return release
+    return store, manifest, plan, serving
 
 
 def current(store_url: str, application: Application) -> Release:

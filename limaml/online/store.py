@@ -136,6 +136,7 @@ class Store(Protocol):
     """An online store, as seen by one application. Every method may raise StoreError."""
 
     url: str
+    takes_several_writers: bool  # at once, of one generation
 
     def current(self) -> Release | None:
         """The release the pointer names."""
@@ -162,8 +163,8 @@ class Store(Protocol):
         """A sealed generation, None where it is missing or unfinished."""
         ...
 
-    def begin(self, plan: Generation) -> AbstractContextManager[Writer]:
-        """Start or resume a generation.
+    def begin(self, plan: Generation, together: bool = False) -> AbstractContextManager[Writer]:
+        """Start or resume a generation; `together` with others that do, where the store takes several writers.
 
         Raises:
             StoreError: another process is writing it.

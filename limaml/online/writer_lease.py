@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 SECONDS = 30.0
 RENEW_SECONDS = 8.0
+# Of processes that write one generation together: as long as it may take until the next of them has a node.
+TOGETHER_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -47,33 +49,43 @@ class Leases(Protocol):
 
 
 @contextmanager
-def hold(leases: Leases, name: str) -> Iterator[Lease | None]:
-    """Hold a lease while the block runs; None where a live holder has it."""
-    lease = Lease(name, json.dumps({**process_identity(), "token": uuid.uuid4().hex}).encode())
-    holder = leases.take(lease, SECONDS, None)
+def hold(leases: Leases, name: str, together: bool = False) -> Iterator[Lease | None]:
+    """Hold a lease while the block runs; None where a live holder has it.
+
+    Whoever holds it `together` shares it with others that do, and leaves it to the next of them when the block ends.
+    """
+    identity = {"host": "", "token": "together"} if together else {**process_identity(), "token": uuid.uuid4().hex}
+    seconds = TOGETHER_SECONDS if together else SECONDS
+    lease = Lease(name, json.dumps(identity).encode())
+    holder = leases.take(lease, seconds, None)
     if holder is not None and runs_here(json.loads(holder)) is False:
-        holder = leases.take(lease, SECONDS, holder)
+        holder = leases.take(lease, seconds, holder)
     if holder is not None:
         yield None
         return
     stop = threading.Event()
-    renewer = threading.Thread(target=_renew, args=(leases, lease, stop), daemon=True)
+    renewer = threading.Thread(target=_renew, args=(leases, lease, seconds, stop), daemon=True)
     renewer.start()
     try:
         yield lease
     finally:
         stop.set()
         renewer.join()
-        try:
-            leases.release(lease)
-        except StoreError as error:
-            log.warning("the lease on %s was not given back and expires in %.0f s: %s", name, SECONDS, error)
+        if not together:
+            _release(leases, lease)
 
 
-def _renew(leases: Leases, lease: Lease, stop: threading.Event) -> None:
+def _release(leases: Leases, lease: Lease) -> None:
+    try:
+        leases.release(lease)
+    except StoreError as error:
+        log.warning("the lease on %s was not given back and expires in %.0f s: %s", lease.name, SECONDS, error)
+
+
+def _renew(leases: Leases, lease: Lease, seconds: float, stop: threading.Event) -> None:
     while not stop.wait(RENEW_SECONDS):
         try:
-            if not leases.renew(lease, SECONDS):
+            if not leases.renew(lease, seconds):
                 log.error("lost the lease on %s: another process may be writing it", lease.name)
                 return
         except StoreError as error:
