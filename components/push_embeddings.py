@@ -1,5 +1,7 @@
 """Publish embeddings and their model as one release."""
 
+from typing import List, Optional
+
 from kfp import dsl
 
 from components import IMAGE
@@ -15,6 +17,7 @@ def push_embeddings(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     decision: str = "",
+    parts: Optional[List[str]] = None,
     run_id: str = "",
 ) -> str:
     """Write a generation to the online store, verify it, and make the pair (model, generation) the current release.
@@ -25,6 +28,7 @@ def push_embeddings(
         run_date: Resolved logical date of the run.
         embeddings: URI of the embeddings.
         decision: URI of the gate's decision on the pair; empty for a daily refresh of the current release's model.
+        parts: What `push_part` returned for each part, where other pods write; empty: all is written here.
         run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.
 
     Returns:
@@ -39,7 +43,7 @@ def push_embeddings(
     with Step("push_embeddings", run_id) as step:
         app, place = step.open(application, workspace)
         step.take(date.fromisoformat(run_date))
-        release = publish(embeddings, place.store_url(app), app, decision=decision or None)
+        release = publish(embeddings, place.store_url(app), app, decision or None, together=bool(parts))
         published = read_manifest(embeddings, "embeddings")
         said = {"name": release.name, **release.model_dump(mode="json")}
         step.save(published, embeddings, manifest, release=said)

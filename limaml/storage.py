@@ -25,6 +25,7 @@ from limaml.errors import ConfigError, StorageError
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _COPIES_AT_ONCE = 16
+_LARGEST_COPY = 5 << 30
 
 
 def normalize(uri: str | Path) -> str:
@@ -300,7 +301,7 @@ def assemble(uri: str, sources: Mapping[str, str], manifest: bytes) -> None:
             fs.delete_file(f"{target}/{MANIFEST}")
         with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
             copies = [
-                pool.submit(fs.copy_file, filesystem(source)[1], f"{target}/{path}") for path, source in sources.items()
+                pool.submit(_copy, fs, filesystem(source)[1], f"{target}/{path}") for path, source in sources.items()
             ]
             for copy in copies:
                 copy.result()
@@ -308,6 +309,15 @@ def assemble(uri: str, sources: Mapping[str, str], manifest: bytes) -> None:
             if info.path.removeprefix(target + "/") not in sources:
                 fs.delete_file(info.path)
     write_bytes(join(uri, MANIFEST), manifest)
+
+
+def _copy(fs: pafs.FileSystem, source: str, target: str) -> None:
+    """Copy an object inside the storage; through this machine where it is larger than S3 copies in one request."""
+    if (fs.get_file_info(source).size or 0) <= _LARGEST_COPY:
+        fs.copy_file(source, target)
+        return
+    with fs.open_input_stream(source) as stream, fs.open_output_stream(target) as sink:
+        shutil.copyfileobj(stream, sink, _CHUNK)
 
 
 def _upload(directory: Path, uri: str) -> None:

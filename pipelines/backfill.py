@@ -37,6 +37,6 @@ def backfill(setup: Setup) -> Any:
             # No title: Kubeflow loses the list of a producer that has one.
             dates = setup.add(plan_backfill, "", **common, first_date=first_date, last_date=last_date)
             with dsl.ParallelFor(dates["Output"], parallelism=1) as run_date:
-                refresh_day(setup, common, data, run_date)
+                refresh_day(setup, common, data, run_date, alone=True)
 
     return backfill

@@ -4,11 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
-from components.generate_embeddings import generate_embeddings
 from components.group_tasks import group_tasks
 from components.monitor import monitor
-from components.push_embeddings import push_embeddings
 from components.validate_data import validate_data
+from pipelines.fan_out import add_generation, add_push
 from pipelines.setup import Setup
 
 
@@ -38,11 +37,11 @@ def refresh(setup: Setup) -> Any:
     return refresh
 
 
-def refresh_day(setup: Setup, common: dict[str, Any], data: Any, run_date: Any) -> None:
-    """Add the steps of one day's refresh to the pipeline being defined."""
+def refresh_day(setup: Setup, common: dict[str, Any], data: Any, run_date: Any, alone: bool = False) -> None:
+    """Add the steps of one day's refresh to the pipeline being defined; `alone` where they are in a loop already."""
     validated = setup.add(validate_data, "Validate data", **common, data=data, run_date=run_date, purpose="refresh")
     dated = {**common, "run_date": validated["run_date"]}
     tasks = setup.add(group_tasks, "Group recent tasks", **dated, validated=validated["validated"], split="recent")
-    embeddings = setup.add(generate_embeddings, "Generate embeddings", **dated, tasks=tasks["Output"])["Output"]
-    release = setup.add(push_embeddings, "Publish the release", **dated, embeddings=embeddings)["Output"]
+    embeddings = add_generation(setup, "Generate embeddings", dated, alone, tasks=tasks["Output"])
+    release = add_push(setup, dated, alone, embeddings=embeddings)
     setup.add(monitor, "Monitor drift and staleness", **dated, embeddings=embeddings, release=release)

@@ -19,6 +19,13 @@ from limaml.manifest import canonical_json
 # The image's user; Kubernetes' restricted Pod Security wants it by number.
 USER = 10001
 FIRST_WAIT_SECONDS = 30
+# Steps that share the resources of the one they are parts of.
+SHARED = {
+    "plan_embeddings": "generate_embeddings",
+    "generate_part": "generate_embeddings",
+    "plan_push": "push_embeddings",
+    "push_part": "push_embeddings",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Setup:
     def _dress(self, task: Any, title: str, image: Any) -> None:
         """Name a step, and give its pod what the application says."""
         cluster = self.application.cluster
-        step: StepResources = getattr(cluster.steps, task.component_spec.name.replace("-", "_"))
+        step = self._resources(task.component_spec.name.replace("-", "_"))
         task.set_caching_options(enable_caching=False).set_container_image(image)
         if title:
             task.set_display_name(title)
@@ -87,6 +94,17 @@ class Setup:
             task.set_env_variable(name, value)
         for secret in cluster.secrets:
             kubernetes.use_secret_as_env(task, secret.secret, {secret.key: secret.variable}, secret.optional)
+
+    def _resources(self, name: str) -> StepResources:
+        """What a step asks of the cluster; one that only watches other pods is small."""
+        cluster = self.application.cluster
+        step: StepResources = getattr(cluster.steps, SHARED.get(name, name))
+        watches = (name == "train_theta" and cluster.train_on == "trainjob") or (
+            name == "group_tasks" and self.application.grouping.engine == "spark"
+        )
+        if not watches:
+            return step
+        return StepResources(cpu="250m", memory="2Gi", timeout_minutes=step.timeout_minutes, retries=step.retries)
 
 
 def _retry(task: Any, retries: int, timeout: int, most: int) -> None:

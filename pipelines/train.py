@@ -5,11 +5,10 @@ from typing import Any
 from kfp import dsl
 
 from components.gate_theta import gate_theta
-from components.generate_embeddings import generate_embeddings
 from components.group_tasks import group_tasks
-from components.push_embeddings import push_embeddings
 from components.train_theta import train_theta
 from components.validate_data import validate_data
+from pipelines.fan_out import add_generation, add_push
 from pipelines.setup import Setup
 
 
@@ -47,9 +46,9 @@ def train(setup: Setup) -> Any:
             model = setup.add(train_theta, "Train θ", **dated, train=tasks["train"], validation=tasks["validation"])[
                 "Output"
             ]
-            embeddings = setup.add(
-                generate_embeddings, "Generate the challenger's embeddings", **dated, tasks=tasks["test"], model=model
-            )["Output"]
+            embeddings = add_generation(
+                setup, "Generate the challenger's embeddings", dated, tasks=tasks["test"], model=model
+            )
             decision = setup.add(
                 gate_theta,
                 "Gate the pair",
@@ -60,6 +59,6 @@ def train(setup: Setup) -> Any:
                 validation=tasks["validation"],
                 test=tasks["test"],
             )["Output"]
-            setup.add(push_embeddings, "Publish the release", **dated, embeddings=embeddings, decision=decision)
+            add_push(setup, dated, embeddings=embeddings, decision=decision)
 
     return train

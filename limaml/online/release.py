@@ -66,7 +66,9 @@ def publish(
     return release
 
 
-def plan_parts(embeddings: str, store_url: str, application: Application, decision: str | None = None) -> Generation | None:
+def plan_parts(
+    embeddings: str, store_url: str, application: Application, decision: str | None = None
+) -> Generation | None:
     """Begin the generation that `publish` will make of embeddings, so that others write parts of it (`push_part`).
 
     None where there is nothing to divide: a later release serves, it is sealed already, or the store takes one writer.
