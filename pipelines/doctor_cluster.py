@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+from components.launch import train_job
 from limaml.cluster_sections import StepResources, Toleration
 from limaml.config import Application
 from limaml.errors import KubeflowError
@@ -32,8 +33,14 @@ def checks(connect: Callable[[], KubernetesApi], application: Application | None
         keys.setdefault(each.secret, {})[each.key] = each.optional
     for secret, wanted in {**{name: {} for name in cluster.image_pull_secrets}, **keys}.items():
         found.append(Check(f"secret {secret}", partial(_secret, api, namespace, secret, wanted)))
-    if cluster.service_account:
-        found.append(Check("service account", partial(_account, api, namespace, cluster.service_account)))
+    if cluster.train_on == "trainjob":
+        found.append(Check("training runtime", partial(_runtime, api, cluster.training_runtime)))
+    accounts = {"service account": cluster.service_account}
+    if application.grouping.engine == "spark":
+        accounts["spark's service account"] = cluster.spark.service_account
+    for what, account in accounts.items():
+        if account:
+            found.append(Check(what, partial(_account, api, namespace, account)))
     found += [Check(f"volume {each.claim}", partial(_claim, api, namespace, each.claim)) for each in cluster.volumes]
     return found
 
@@ -104,6 +111,14 @@ def _crd(api: KubernetesApi, group: str, kind: str, needed_by: str, required: bo
     if required:
         return Outcome("failed", f"no {kind} of {group}, which is for {what}", do)
     return Outcome("skipped", f"no {kind} of {group}; only for {what}", do)
+
+
+@_skips
+def _runtime(api: KubernetesApi, name: str) -> Outcome:
+    if api.get(f"/apis/{train_job.GROUP}/{train_job.VERSION}/clustertrainingruntimes/{name}") is None:
+        do = "install Kubeflow Trainer's runtimes, or correct cluster.training_runtime"
+        return Outcome("failed", f"there is no ClusterTrainingRuntime {name}", do)
+    return Outcome("ok", name)
 
 
 @_skips

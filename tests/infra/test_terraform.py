@@ -17,6 +17,7 @@ from limaml.config import parse_application
 from limaml.errors import StorageError
 from limaml.online.release import current, publish
 from limaml.online.store import open_store, prepare_store
+from tests.charts.rendering import objects, one
 from tests.conftest import SMALL
 from tests.limaml.online.conftest import Files
 
@@ -248,5 +249,9 @@ def test_its_values_are_the_charts(made: dict[str, Any]) -> None:
                 check(value, there[name], f"{path}{name}.")
 
     check(values, known, "")
+    found = objects(values | {"mlflow": {"trackingUri": "http://mlflow.limaml.svc:5000"}})
+    for name, role in (("limaml-scorer", "scorer"), ("limaml-runs", "pipelines")):
+        account = one(found, "ServiceAccount", name)
+        assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": made[f"{role}_role_arn"]}
     assert values["workspace"]["uri"] == made["workspace"]
     assert values["store"]["url"] == made["store_url"]

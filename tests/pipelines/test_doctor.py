@@ -193,6 +193,21 @@ def test_what_the_cluster_lacks_is_named_with_what_to_do(
     assert do in row["do"]
 
 
+def test_trainjobs_and_spark_need_more(kubernetes: FakeKubernetes) -> None:
+    kubernetes.objects.pop("/apis/sparkoperator.k8s.io")
+    cluster = CLUSTER | {"train_on": "trainjob"}
+    application = parse_application(SMALL | {"cluster": cluster, "grouping": {"engine": "spark"}}, "tests")
+
+    def failed() -> set[str]:
+        rows = run(doctor_cluster.checks(KubernetesApi, application, "team"), 60)
+        return {row["check"] for row in rows if row["state"] == "failed"}
+
+    assert failed() == {"training runtime", "spark's service account", "crd SparkApplication"}
+    kubernetes.put("serviceaccounts", "spark")
+    kubernetes.objects["/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/torch-distributed"] = {}
+    assert failed() == {"crd SparkApplication"}
+
+
 def test_secrets_are_named_never_shown(ask: Any) -> None:
     assert "dQ==" not in json.dumps(ask(code=0))
 
