@@ -1,12 +1,16 @@
 """A Kubeflow Pipelines server in this process, and nothing of the machine the tests run on."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from pipelines import cli, kubeflow
+from limaml.config import Application, parse_application
+from pipelines import cli, kubeflow, uploads
+from pipelines.compile import compile_pipeline
 from tests.pipelines.fake_kubeflow import FakeKubeflow
 
 
@@ -21,8 +25,23 @@ def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubeflow, "REPEAT_SECONDS", 2.0)
 
 
+@cache
+def _compile(kind: str, text: str, image: str) -> str:
+    return compile_pipeline(kind, parse_application(json.loads(text), "tests"), image=image)
+
+
 @pytest.fixture
-def server(nothing_around: None) -> Iterator[FakeKubeflow]:
+def compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile equal pipelines once for all tests: Kubeflow's compiler takes its time, and one thread at a time."""
+
+    def compile_cached(kind: str, application: Application, *, image: str = "") -> str:
+        return _compile(kind, application.model_dump_json(), image)
+
+    monkeypatch.setattr(uploads, "compile_pipeline", compile_cached)
+
+
+@pytest.fixture
+def server(nothing_around: None, compile_once: None) -> Iterator[FakeKubeflow]:
     """An empty Kubeflow Pipelines."""
     with FakeKubeflow().running() as fake:
         yield fake

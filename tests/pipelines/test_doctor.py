@@ -17,6 +17,7 @@ from limaml.config import parse_application
 from pipelines import doctor_cluster, doctor_services
 from pipelines.doctor import Check, Outcome, run
 from pipelines.doctor_cluster import amount
+from pipelines.kubeflow import Access
 from pipelines.kubernetes_api import KubernetesApi
 from tests.conftest import SMALL
 from tests.pipelines.conftest import Command
@@ -274,9 +275,14 @@ def test_without_an_endpoint_kubeflow_fails_and_the_rest_is_asked(ask: Any) -> N
         (500, "{}", "does not answer as MLflow does (500)", "MLFLOW_TRACKING_URI"),
     ],
 )
-def test_mlflow_that_refuses(ask: Any, mlflow: dict, status: int, body: str, says: str, do: str) -> None:
+def test_mlflow_that_refuses(
+    mlflow: dict, monkeypatch: pytest.MonkeyPatch, status: int, body: str, says: str, do: str
+) -> None:
     mlflow.update(status=status, body=body)
-    row = ask(code=8)["mlflow"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow["uri"])
+    asked = doctor_services.checks(Access(), parse_application(SMALL, "tests"), "s3://b/w", "")
+    (row,) = run([check for check in asked if check.name == "mlflow"], 60)
+    assert row["state"] == "failed"
     assert says in row["found"]
     assert do in row["do"]
 

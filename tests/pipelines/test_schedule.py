@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from limaml.config import Application, parse_application
 from limaml.errors import ConfigError, KubeflowError
 from pipelines import schedule, uploads
 from pipelines.kubeflow import Access, connect
-from pipelines.uploads import Compiled
 from tests.conftest import SMALL
 from tests.pipelines.conftest import Command
 from tests.pipelines.fake_kubeflow import FakeKubeflow
@@ -28,21 +26,6 @@ NIGHTLY = "0 30 2 * * *"
 def _application(schedules: dict[str, Any] | None = None, **sections: Any) -> Application:
     said = {"refresh": {"cron": NIGHTLY}} if schedules is None else schedules
     return parse_application(SMALL | {"cluster": {"workspace": "s3://b/w"}, "schedule": said} | sections, "tests")
-
-
-@pytest.fixture(autouse=True)
-def compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile equal pipelines once for all tests: Kubeflow's compiler takes its time, and one thread at a time."""
-    monkeypatch.setattr(schedule, "compiled", _compiled)
-
-
-def _compiled(kind: str, application: Application, image: str = "") -> Compiled:
-    return _compile(kind, application.model_dump_json(), image)
-
-
-@cache
-def _compile(kind: str, text: str, image: str) -> Compiled:
-    return uploads.compiled(kind, parse_application(json.loads(text), "tests"), image)
 
 
 def _apply(server: FakeKubeflow, application: Application, **given: str) -> list[dict[str, Any]]:
