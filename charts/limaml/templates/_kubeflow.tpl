@@ -35,6 +35,14 @@ serviceAccountName: {{ include "limaml.account" (list . .Values.kubeflow.service
       - serviceAccountToken: {path: token, audience: pipelines.kubeflow.org, expirationSeconds: 3600}
 {{- end -}}
 
+{{/* A new volume belongs to root. The first pod with an fsGroup gives it to the group that steps run as: a scorer, or where
+there is none, a Job. */}}
+{{- define "limaml.kubeflow.opens" -}}
+{{- if and (include "limaml.claim" .) (include "limaml.applications" . | fromYaml) (not (include "limaml.scorers" . | fromYaml)) -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* A Job that does one thing to every application: (list $ "apply" script). */}}
 {{- define "limaml.kubeflow.job" -}}
 {{- $root := index . 0 -}}
@@ -62,6 +70,13 @@ spec:
             {{- toYaml $root.Values.kubeflow.resources | nindent 12 }}
           volumeMounts:
             {{- include "limaml.kubeflow.mounts" $root | nindent 12 }}
+            {{- if include "limaml.kubeflow.opens" $root }}
+            - {name: workspace, mountPath: {{ $root.Values.workspace.persistence.mountPath }}}
+            {{- end }}
       volumes:
         {{- include "limaml.kubeflow.volumes" $root | nindent 8 }}
+        {{- if include "limaml.kubeflow.opens" $root }}
+        - name: workspace
+          persistentVolumeClaim: {claimName: {{ include "limaml.claim" $root }}}
+        {{- end }}
 {{- end -}}
