@@ -24,6 +24,7 @@ HOMES = {
     "boto3": {"limaml/storage.py", "limaml/online/dynamodb_table.py"},
     "botocore": {"limaml/storage.py", "limaml/online/dynamodb_table.py"},
     "lmdb": {"limaml/online/lmdb_generation.py"},
+    "pyspark": {"limaml/data/spark.py"},
     "redis": {"limaml/online/redis_store.py"},
 }
 

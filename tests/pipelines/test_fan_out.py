@@ -91,15 +91,14 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.timeout(3600)
 def test_a_run_of_three_pods_publishes_what_one_makes(tmp_path: Path, redis_url: str) -> None:
     application, data = small({"fan_out": 3}, redis_url), tmp_path / "data"
-    simulate(str(data), load_application("ptap"), SimulationSpec(members=150, items=100, days=19))
+    simulate(str(data), load_application("ptap"), SimulationSpec(members=120, items=100, days=19))
     place = Workspace(f"file://{tmp_path}/w", "ptap")
     assert run_train(application, place.root, str(data), TRAINED).error is None
     assert run_refresh(application, place.root, str(data), REFRESHED).error is None
 
-    release = open_store(redis_url, "ptap").current()
-    assert release is not None
+    release, trained = open_store(redis_url, "ptap").releases()
     assert release.as_of == REFRESHED
-    before = place.embeddings(release.model_version, TRAINED)
+    before = place.embeddings(trained.model_version, trained.as_of)
     tasks = place.tasks(refresh_split(application.windows, REFRESHED))
     alone = generate_embeddings(release.model_uri, tasks, f"{tmp_path}/alone", application, REFRESHED, before)
     assert read_manifest(place.embeddings(release.model_version, REFRESHED)).digest == alone.digest
