@@ -60,7 +60,8 @@ def executor_input(name: str, spec: dict[str, Any]) -> str:
         for parameter in component.get("outputDefinitions", {}).get("parameters", {})
     }
     outputs = {"artifacts": artifacts, "parameters": parameters, "outputFile": "/tmp/out/executor_output.json"}
-    given = {"parameterValues": {**values, "application": '{"name": 3}', "workspace": "/tmp/workspace"}}
+    wrong = {"application": '{"name": 3}', "workspace": "/tmp/workspace", "part": '{"number": 0}'}
+    given = {"parameterValues": {**values, **{name: value for name, value in wrong.items() if name in values}}}
     return json.dumps({"inputs": given, "outputs": outputs})
 
 
