@@ -137,7 +137,6 @@ def push_part(
             if index % parts == number:
                 keys, values = rows.encoded(plan)
                 writer.write(index, keys, values)
-                failpoint("publish.part")
                 written += len(keys)
     return written
 
