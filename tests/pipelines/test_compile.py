@@ -210,11 +210,14 @@ def test_what_the_cluster_gives_reaches_every_pod(full: Compiled) -> None:
 
 def test_kubeflow_knows_every_field(plain: Compiled, full: Compiled) -> None:
     """Its backend reads both documents strictly: an unknown field and the upload is refused."""
+    # Classes that protobuf makes at import, where no type checker sees them.
+    specs: Any = pipeline_spec_pb2
+    pods: Any = kubernetes_executor_config_pb2
     for compiled in (plain, full):
-        json_format.ParseDict(compiled.spec, pipeline_spec_pb2.PipelineSpec())
-        json_format.ParseDict(compiled.platform, pipeline_spec_pb2.PlatformSpec())
+        json_format.ParseDict(compiled.spec, specs.PipelineSpec())
+        json_format.ParseDict(compiled.platform, specs.PlatformSpec())
         for pod in compiled.pods.values():
-            json_format.ParseDict(pod, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+            json_format.ParseDict(pod, pods.KubernetesExecutorConfig())
 
 
 def test_training_publishes_only_after_the_gate(full: Compiled) -> None:
