@@ -1,6 +1,7 @@
 """Fixtures of every room: an S3 server in this process, a small application."""
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,10 @@ from hypothesis import settings
 
 from limaml import storage
 from limaml.config import Application, parse_application
+
+# Great Expectations asks for this part of PySpark, which takes a process whose main module has no file, as a worker of
+# the tests is, for a doctest without gRPC, and ends it.
+sys.modules.setdefault("pyspark.sql.connect", None)  # type: ignore[arg-type]
 
 # Several tests import torch side by side: one thread each keeps them from fighting over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

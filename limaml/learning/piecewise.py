@@ -84,9 +84,12 @@ class PiecewiseLinear:
             a = F.linear(h, weight, bias)
         logit_R = a.squeeze(1)
         # Of the output, the backward signal is 1: nothing to multiply by.
-        delta, deltas = weights[-1].repeat(len(a), 1) if weights else torch.ones_like(a), []
+        delta, deltas = a.new_ones(()).expand_as(a), []
         for i in range(len(weights) - 1, -1, -1):
-            delta = _of_active(delta if i + 1 == len(weights) else delta @ weights[i], hidden[i])
+            if i + 1 == len(weights):
+                delta = torch.ops.aten.threshold_backward(weights[i].expand(len(a), -1), hidden[i], 0)
+            else:
+                delta = _of_active(delta @ weights[i], hidden[i])
             if drops:
                 delta.mul_(drops[i])
             deltas.insert(0, delta)
