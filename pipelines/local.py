@@ -54,6 +54,8 @@ def _compile(pipeline: Any, folder: Path) -> tuple[Any, dict[str, str]]:
         for name, task in part.get("dag", {}).get("tasks", {}).items():
             titles[name] = task["taskInfo"]["name"]
             task["taskInfo"]["name"] = name
+            # Who waits at a terminal would wait for the same error again: a second attempt is theirs to make.
+            task.pop("retryPolicy", None)
     for executor in spec["deploymentSpec"]["executors"].values():
         executor["container"]["image"] = "python"  # the runner takes this interpreter, and wants the name to say so
         for part in ("resources", "env"):

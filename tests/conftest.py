@@ -19,7 +19,7 @@ sys.modules.setdefault("pyspark.sql.connect", None)  # type: ignore[arg-type]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 # How long an example takes is the machine's business; what hangs meets pytest's own limit.
-settings.register_profile("limaml")
+settings.register_profile("limaml", deadline=None)
 settings.load_profile("limaml")
 
 SMALL: dict[str, Any] = {

@@ -71,7 +71,8 @@ class Steps:
         self.count += 1
         folder = self.folder / f"step-{self.count}"
         folder.mkdir(parents=True)
-        kinds = {"manifest": dsl.Artifact, "report": dsl.HTML, "metrics": dsl.Metrics, "roc": dsl.ClassificationMetrics}
+        kinds = {"manifest": dsl.Artifact, "report": dsl.HTML, "metrics": dsl.Metrics}
+        kinds |= {"summary": dsl.Markdown, "roc": dsl.ClassificationMetrics}
         wanted = component.component_spec.outputs or {}
         outputs = {name: kind(name=name, uri=str(folder / name)) for name, kind in kinds.items() if name in wanted}
         return component.python_func(*self.common, *arguments, **options, **outputs)
@@ -80,16 +81,16 @@ class Steps:
         day, validated = self.run(validate_data, self.data, run_date.isoformat(), "train")
         tasks = {name: self.run(group_tasks, day, validated, name) for name in ("train", "validation", "test")}
         model = self.run(train_theta, day, tasks["train"], tasks["validation"])
-        embeddings = self.run(generate_embeddings, tasks["test"], model=model)
+        embeddings = self.run(generate_embeddings, day, tasks["test"], model=model)
         decision = self.run(gate_theta, self.data, day, model, embeddings, tasks["validation"], tasks["test"])
-        self.run(push_embeddings, embeddings, decision=decision)
+        self.run(push_embeddings, day, embeddings, decision=decision)
 
     def refresh(self, run_date: date) -> None:
         day, validated = self.run(validate_data, self.data, run_date.isoformat(), "refresh")
         tasks = self.run(group_tasks, day, validated, "recent")
-        embeddings = self.run(generate_embeddings, tasks)
-        release = self.run(push_embeddings, embeddings)
-        self.run(monitor, day, tasks, embeddings, release)
+        embeddings = self.run(generate_embeddings, day, tasks)
+        release = self.run(push_embeddings, day, embeddings)
+        self.run(monitor, day, embeddings=embeddings, release=release)
 
 
 def in_steps(application: Application, root: str, data: str, folder: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_journal_delivered_twice_is_one_file(application: Application, tmp_pat
     logged = with_log(application, url)
     log = ExposureLog(logged, Counts())
     log.record(answered(application, 1))
-    wait_for(lambda: any(read_journal(path) for path in spool.glob("*.journal")))
+    wait_for(lambda: any(read_journal(path) for path in spool.glob("[!.]*.journal")))
     (journal,) = spool.glob("*.journal")
     shutil.copy(journal, tmp_path / "copy")
     log.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from limaml.errors import StorageError
-from limaml.training.registry import CHALLENGER, Registry, git_revision
+from limaml.training.registry import CHALLENGER, PIPELINE_RUN, Registry, git_revision
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([Registry.__module__])
@@ -29,7 +29,7 @@ def test_a_run_that_was_given_is_joined_and_left_open(tmp_path: Path, monkeypatc
     step = client.create_run(theirs, run_name="Train θ").info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_RUN_ID", step)
-    monkeypatch.setenv("LIMAML_RUN_ID", "run-1")
+    monkeypatch.setenv(PIPELINE_RUN, "run-1")
     registry = Registry(uri, "small")
     _train(registry)
     _train(registry)
@@ -50,6 +50,7 @@ def test_a_run_in_an_experiment_that_was_given(tmp_path: Path, monkeypatch: pyte
     theirs = client.create_experiment("team", artifact_location=f"file://{tmp_path}/artifacts")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", theirs)
+    monkeypatch.delenv(PIPELINE_RUN, raising=False)
     registry = Registry(uri, "small")
     _train(registry)
     (run,) = client.search_runs([theirs])
