@@ -163,6 +163,13 @@ def test_the_network_lets_in_this_namespace_and_who_is_named() -> None:
     assert objects({"networkPolicy": {"enabled": False}}, "scorer/networkpolicy") == []
 
 
+def test_it_may_reach_kubeflows_own_object_store() -> None:
+    """A policy is held against the port of the pod: SeaweedFS listens on 8333 behind port 9000 of its Service."""
+    (policy,) = objects({}, "scorer/networkpolicy")
+    ports = {(port["protocol"], port["port"]) for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert {("TCP", 8333), ("TCP", 9000), ("UDP", 53)} <= ports
+
+
 def test_the_account_has_no_token_and_may_be_one_that_exists() -> None:
     (account,) = objects(scenario("aws"), "scorer/serviceaccount")
     assert account["automountServiceAccountToken"] is False
