@@ -6,7 +6,7 @@ Servers run in processes of their own, one worker each, on an embedded store of 
 this process by raw sockets. `pclick_user`'s features (8 of the member, 15 of the item) and default network.
 
 - `score_with_over_without_p50`, `…_p99`: a served request's latency over that of the same service with a constant in
-  the place of embeddings, asked in turn; the worse of 1 and 50 candidates. `served` has each.
+  the place of embeddings, asked in turn by blocks of requests; the worse of 1 and 50 candidates. `served` has each.
 - `saturation_per_second`: the highest rate of Poisson arrivals at which no queue grows, by bisection.
 - `p99_ms_50_candidates`: open loop, Poisson arrivals at 70 % of it; the median of several windows, each listed in
   `p99_ms_windows`.
@@ -39,6 +39,7 @@ CANDIDATES = (1, 50)
 SHARE = 0.7
 SHARES = (0.3, 0.5, SHARE)
 _REQUESTS = 500
+_BLOCK = 100
 # A rate is too high once half of the last requests of a window wait longer: tens of times what one takes.
 QUEUE_SECONDS = 0.02
 BISECTIONS = 6
@@ -89,9 +90,9 @@ def compare(folder: Path, rounds: int) -> dict[str, Any]:
         ports = {name: port for name, (port, _) in servers.items()}
         for candidates in CANDIDATES:
             sent = requests(candidates)
-            asyncio.run(in_turn(ports, dict.fromkeys(ports, sent), len(sent)))
+            asyncio.run(in_turn(ports, dict.fromkeys(ports, sent), len(sent), _BLOCK))
             before = {name: _cpu(process) for name, (_, process) in servers.items()}
-            latency = asyncio.run(in_turn(ports, dict.fromkeys(ports, sent), rounds))
+            latency = asyncio.run(in_turn(ports, dict.fromkeys(ports, sent), rounds, _BLOCK))
             cpu = {name: (_cpu(process) - before[name]) / rounds for name, (_, process) in servers.items()}
             figures: dict[str, Any] = {
                 f"{name}_us": {f"p{q}": round(1e6 * float(np.percentile(each, q)), 1) for q in (50, 99)}

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+_COARSE_SECONDS = 0.002
+
 
 def post(path: str, body: bytes) -> bytes:
     """An HTTP request, ready to be sent again and again."""
@@ -100,7 +102,7 @@ async def saturate(port: int, requests: Sequence[bytes], seconds: float, connect
 async def at_rate(
     port: int, requests: Sequence[bytes], rate: float, seconds: float, connections: int = 64, seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Latencies of an open loop with Poisson arrivals."""
+    """Latencies of an open loop with Poisson arrivals; keeps a core busy, to send each request when it is due."""
     pool = deque([await Connection.open(port) for _ in range(connections)])
     every = list(pool)
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
@@ -124,9 +126,11 @@ async def at_rate(
 
     tasks: set[asyncio.Task[None]] = set()
     for number, at in enumerate(due.tolist()):
-        # A millisecond of sleep is the finest there is; what is due meanwhile leaves in one go, counted from its time.
-        if (wait := at - loop.time()) > 0:
-            await asyncio.sleep(wait)
+        # A sleep ends up to a millisecond late, which would send in handfuls what is due one by one.
+        if (wait := at - loop.time()) > _COARSE_SECONDS:
+            await asyncio.sleep(wait - _COARSE_SECONDS)
+        while loop.time() < at:
+            await asyncio.sleep(0)
         if pool:
             task = asyncio.create_task(send(pool.popleft(), number, at))
             tasks.add(task)
@@ -140,19 +144,25 @@ async def at_rate(
 
 
 async def in_turn(
-    ports: dict[str, int], requests: dict[str, Sequence[bytes]], rounds: int
+    ports: dict[str, int], requests: dict[str, Sequence[bytes]], rounds: int, block: int
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Latencies of several servers asked one after the other, in changing order, one request at a time."""
+    """Latencies of several servers asked one after the other, in changing order, one request at a time.
+
+    Each is asked a `block` of requests before it is the next one's turn: a server that other processes ran before has
+    their data in the processor's cache, which no server on a machine of its own would. `rounds` is how many requests
+    each gets, a multiple of the block.
+    """
     connections = {name: await Connection.open(port) for name, port in ports.items()}
     latencies: dict[str, list[float]] = {name: [] for name in ports}
     order = np.random.default_rng(0)
     names = list(ports)
-    for turn in range(rounds):
+    for first in range(0, rounds, block):
         for place in order.permutation(len(names)).tolist():
             name = names[place]
-            started = time.perf_counter()
-            await connections[name].ask(requests[name][turn % len(requests[name])])
-            latencies[name].append(time.perf_counter() - started)
+            for turn in range(first, first + block):
+                started = time.perf_counter()
+                await connections[name].ask(requests[name][turn % len(requests[name])])
+                latencies[name].append(time.perf_counter() - started)
     for connection in connections.values():
         connection.close()
     return {name: np.array(each) for name, each in latencies.items()}

@@ -18,7 +18,7 @@ from limaml.model import Model, load_model, network_spec, save_model
 from limaml.online.records import value_dtype
 from limaml.online.requests import Candidates
 from limaml.online.runtime import load_runtime
-from limaml.online.scoring import FRESH, Pinned, Scores, pin
+from limaml.online.scoring import FRESH, Pinned, Scores, finite, pin
 from limaml.online.store import Generation, Release, Store, open_store
 from limaml.schema import EMBEDDING, SAMPLES
 from limaml.stage import Stage, entries
@@ -160,7 +160,7 @@ class WithoutEmbeddings(Pinned):
         rows, release = candidates.rows, self.release
         constant: npt.NDArray[np.float32] = np.zeros((rows, self.model.embedding_width), np.float32)
         return Scores(
-            probability=self.runtime.score(constant, *candidates.other),
+            probability=finite(self.runtime.score(constant, *candidates.other)),
             reason=np.full(rows, FRESH),
             age_seconds=np.zeros(rows),
             model_version=release.model_version,

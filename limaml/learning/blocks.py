@@ -154,8 +154,8 @@ class GlobalBlock(nn.Module):
     def linearized(self, z_RO: Tensor, constant: bool, steps: int = 1) -> Linearized:
         """Logit and ∂logit/∂embedding as functions of the embedding alone; `constant` cuts the gradient to θ_global.
 
-        What the first layer makes of the other features is kept where several `steps` follow. Rows go through in
-        chunks that stay in the processor's cache.
+        What the first layer makes of the other features is kept where several `steps` follow; for a single one it is
+        one product of them and the embedding. Rows go through in chunks that stay in the processor's cache.
         """
         of = torch.detach if constant else _itself
         layers = [*self.hidden, self.out]
@@ -166,10 +166,18 @@ class GlobalBlock(nn.Module):
         rest = [of(parameter) for layer in layers[1:] for parameter in (layer.weight, layer.bias)]
         network = PiecewiseLinear(weight_e, weight_v, rest)
 
+        def item_vector(z_RO: Tensor) -> Tensor | None:
+            return None if self.item is None else F.linear(z_RO, of(self.item.weight), of(self.item.bias))
+
         def before(z_RO: Tensor) -> tuple[Tensor, Tensor | None]:
-            item = self.item
-            v_RD = None if item is None else F.linear(z_RO, of(item.weight), of(item.bias))
-            return products.linear(z_RO, weight_z, bias), v_RD
+            return products.linear(z_RO, weight_z, bias), item_vector(z_RO)
+
+        @torch.no_grad()
+        def once(z_RO: Tensor, e_RD: Tensor) -> tuple[Tensor, Tensor]:
+            v_RD = item_vector(z_RO)
+            parts = [z_RO, e_RD] if v_RD is None else [z_RO, e_RD, e_RD * v_RD]
+            a_RH = products.linear(torch.cat(parts, 1), weight, bias)
+            return network.constant(a_RH, e_RD, v_RD, self._drops(a_RH))
 
         sizes = products.piece_sizes(len(z_RO))
         chunks = of(z_RO).split(sizes)
@@ -179,11 +187,15 @@ class GlobalBlock(nn.Module):
         kept = [before(z_RO) for z_RO in chunks] if steps > 1 else None
 
         def one(index: int, e_RD: Tensor) -> tuple[Tensor, Tensor]:
+            if constant and kept is None:
+                return once(chunks[index], e_RD)
             first_RH, v_RD = before(chunks[index]) if kept is None else kept[index]
             drops = self._drops(first_RH)
             if not constant:
                 return network.logit_and_gradient(first_RH, e_RD, v_RD, drops, overwrite=kept is None)
-            return network.constant(first_RH if kept is None else first_RH.clone(), e_RD, v_RD, drops)
+            with torch.no_grad():
+                a_RH = network.with_embedding(first_RH.clone(), e_RD, v_RD)
+            return network.constant(a_RH, e_RD, v_RD, drops)
 
         def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
             e_RD = embedding_RW[:, : self.width]

@@ -61,20 +61,25 @@ class PiecewiseLinear:
 
     @torch.no_grad()
     def constant(
-        self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
+        self, a_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
-        """The same without a graph. Overwrites `first_RH`."""
+        """The same without a graph, from the first layer before its activation `a_RH`, which is written over."""
+        with piece_products(len(a_RH)):
+            return self._run(a_RH, e_RD, v_RD, drops)[:2]
+
+    def with_embedding(self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None) -> Tensor:
+        """[R, H] the first layer before its activation: the embedding's share added to `first_RH` in its place."""
         with piece_products(len(first_RH)):
-            return self._run(first_RH, e_RD, v_RD, drops)[:2]
+            first_RH.addmm_(e_RD, self.weight_e.t())
+            if v_RD is not None and self.weight_v is not None:
+                first_RH.addmm_(e_RD * v_RD, self.weight_v.t())
+        return first_RH
 
     def _run(
         self, a: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """Logit, ∂logit/∂e, hidden layers' outputs and every layer's backward signal; overwrites `a`."""
         weights, biases = self.layers[::2], self.layers[1::2]
-        a.addmm_(e_RD, self.weight_e.t())
-        if v_RD is not None and self.weight_v is not None:
-            a.addmm_(e_RD * v_RD, self.weight_v.t())
         hidden: list[Tensor] = []
         for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             h = a.relu_()
@@ -115,7 +120,7 @@ class _LogitAndGradient(torch.autograd.Function):
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
         network = PiecewiseLinear(weight_e, weight_v, layers)
-        a = first_RH if overwrite else first_RH.clone()
+        a = network.with_embedding(first_RH if overwrite else first_RH.clone(), e_RD, v_RD)
         with piece_products(len(a)):
             logit_R, gradient_RD, hidden, deltas = network._run(a, e_RD, v_RD, drops)
         ctx.drops, ctx.depth = drops, len(hidden)

@@ -56,7 +56,7 @@ _ENCODING: dict[str, Any] = {
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Raise it when the same model and rows give another embedding, or another digest, than before.
-_VERSION = 3
+_VERSION = 4
 
 # Of T tasks: stored ids, embeddings [T, W], newest event times in microseconds, samples, support digests.
 _Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -114,7 +114,7 @@ class Pinned:
             found, embedding = self._filled(candidates, records, reason)
             ages[~found.any(axis=1)] = np.nan
         return Scores(
-            probability=_finite(self.runtime.score(embedding, *candidates.other)),
+            probability=finite(self.runtime.score(embedding, *candidates.other)),
             reason=reason,
             age_seconds=ages,
             model_version=release.model_version,
@@ -217,7 +217,7 @@ class BaselineScorer:
         embedding, _ = _unadapted(self._model, self._runtime, self._application, candidates)
         probability = self._runtime.score(_joined(embedding), *candidates.other)
         return Scores(
-            probability=_finite(probability),
+            probability=finite(probability),
             reason=np.full(candidates.rows, VANILLA),
             age_seconds=np.full(candidates.rows, np.nan),
             model_version=self._model.version,
@@ -291,7 +291,12 @@ def _unadapted(
     return embedding, described
 
 
-def _finite(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def finite(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The scores [R] themselves.
+
+    Raises:
+        DataError: one is not a number.
+    """
     if not np.isfinite(probability).all():
         row = int(np.flatnonzero(~np.isfinite(probability))[0])
         raise DataError(f"row {row}: the model's score is not a number; its features are far outside the training data")

@@ -59,8 +59,8 @@ def test_load_over_sockets(folder: Path) -> None:
         latencies = asyncio.run(at_rate(port, requests, 40, 1.0, connections=4))
         assert len(latencies) == 40
         assert latencies.min() > 0
-        turns = asyncio.run(in_turn({"a": port, "b": port}, {"a": requests, "b": requests}, 5))
-        assert {name: len(each) for name, each in turns.items()} == {"a": 5, "b": 5}
+        turns = asyncio.run(in_turn({"a": port, "b": port}, {"a": requests, "b": requests}, 6, 2))
+        assert {name: len(each) for name, each in turns.items()} == {"a": 6, "b": 6}
         with pytest.raises(RuntimeError, match="candidates must be a list"):
             asyncio.run(saturate(port, [post("/v1/score", b"{}")], 0.3, 1))
 
