@@ -5,7 +5,7 @@ import time
 from datetime import UTC, date, datetime
 from typing import Any
 
-from components.launch.pods import stuck, waiting
+from components.launch.pods import preparing, stuck, waiting, warnings
 from limaml.config import Application
 from limaml.errors import KubeflowError
 from pipelines.kubeflow import Kubeflow
@@ -109,14 +109,18 @@ def _look_at_pods(kubeflow: Kubeflow, run_id: str) -> None:
     """Log why pods of a run don't start, as far as this account may look: Kubeflow itself does not say."""
     namespace = kubeflow.namespace or "kubeflow"
     try:
+        api = KubernetesApi()
         path = f"/api/v1/namespaces/{namespace}/pods"
-        found = KubernetesApi().get(path, labelSelector=f"pipeline/runid={run_id}") or {}
+        found = api.get(path, labelSelector=f"pipeline/runid={run_id}") or {}
     except KubeflowError as error:
         log.info("run %s does not move; its pods, `kubectl -n %s get pods`, say why (%s)", run_id, namespace, error)
         return
     pods = found.get("items") or []
     for pod, why in (waiting(pods) | stuck(pods)).items():
         log.warning("run %s: pod %s can't start: %s", run_id, pod, why)
+    for pod, node in preparing(pods).items():
+        if why := warnings(lambda path, query: api.get(path, **query), namespace, pod):
+            log.warning("run %s: pod %s does not start on node %s: %s", run_id, pod, node, why)
 
 
 def limit_minutes(application: Application) -> float:

@@ -2,11 +2,12 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.launch.api import Api, Lost, NotFound, Refused
+from limaml.errors import KubeflowError
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,38 @@ def waiting(pods: list[Pod]) -> dict[str, str]:
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
                 found[pod["metadata"]["name"]] = condition.get("message") or condition.get("reason", "")
     return found
+
+
+def preparing(pods: list[Pod]) -> dict[str, str]:
+    """Pod → its node, of those that have one and of which no container has ever started.
+
+    Its volumes are mounted meanwhile, its network is made and its image pulled; what of it fails is in events alone.
+    """
+    found = {}
+    for pod in pods:
+        idle = all("waiting" in (each.get("state") or {"waiting": {}}) for each in _containers(pod))
+        node = pod.get("spec", {}).get("nodeName")
+        if node and idle and pod.get("status", {}).get("phase") == "Pending" and not stuck([pod]):
+            found[pod["metadata"]["name"]] = node
+    return found
+
+
+def warnings(ask: Callable[..., Any], namespace: str, name: str) -> str:
+    """The newest warnings about an object, such as a volume that can't be mounted; empty where they can't be read."""
+    query = {"fieldSelector": f"involvedObject.name={name},type=Warning"}
+    try:
+        found = (ask(f"/api/v1/namespaces/{namespace}/events", query) or {}).get("items") or []
+    except (KubeflowError, NotFound, Lost, Refused):
+        return ""
+    last = sorted(found, key=_when)[-3:]
+    return "; ".join(dict.fromkeys(" ".join(str(each.get("message") or "").split()) for each in last))
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    """When an event was last seen; the newer API calls that otherwise."""
+    series = (event.get("series") or {}).get("lastObservedTime")
+    made = (event.get("metadata") or {}).get("creationTimestamp")
+    return str(event.get("lastTimestamp") or series or event.get("eventTime") or made or "")
 
 
 def stuck(pods: list[Pod]) -> dict[str, str]:

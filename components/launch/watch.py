@@ -29,7 +29,7 @@ class Limits:
     """How long what may last, in seconds.
 
     Attributes:
-        pending: a pod without a node, or an object without pods.
+        pending: a pod without a node, an object without pods, or a pod that has a node and no container yet.
         grace: a container that can't start.
         total: the whole, from its launch.
         lost: Kubernetes without an answer.
@@ -53,7 +53,7 @@ class Launch:
     limits: Limits
     older: dict[str, Any] | None = None
     holder: str = field(default_factory=lambda: uuid.uuid4().hex)
-    since: dict[str, float] = field(default_factory=dict)
+    since: dict[tuple[str, str], float] = field(default_factory=dict)
     begun: bool = False
 
     def __post_init__(self) -> None:
@@ -146,17 +146,22 @@ class Launch:
     def _check(self, members: list[pods.Pod]) -> None:
         """Raise where something waits for what won't come."""
         now, limits = time.monotonic(), self.limits
-        trouble = {
-            pod: (limits.pending, f"no node takes pod {pod}: {why}") for pod, why in pods.waiting(members).items()
-        }
-        trouble |= {pod: (limits.grace, f"pod {pod} can't start: {why}") for pod, why in pods.stuck(members).items()}
+        trouble: dict[tuple[str, str], tuple[float, str]] = {}
+        for pod, why in pods.waiting(members).items():
+            trouble["no node", pod] = (limits.pending, f"no node takes pod {pod}: {why}")
+        for pod, node in pods.preparing(members).items():
+            trouble["no start", pod] = (limits.pending, f"pod {pod} does not start on node {node}")
+        for pod, why in pods.stuck(members).items():
+            trouble["stuck", pod] = (limits.grace, f"pod {pod} can't start: {why}")
         if not members:
-            trouble[""] = (limits.pending, f"it has no pods: is {self.kind.operator} running?{self._events()}")
-        self.since = {pod: self.since.get(pod, now) for pod in trouble}
-        for pod, (patience, message) in trouble.items():
-            waited = now - self.since[pod]
+            trouble["no pods", self.name] = (limits.pending, f"it has no pods: is {self.kind.operator} running?")
+        self.since = {each: self.since.get(each, now) for each in trouble}
+        for (kind, name), (patience, message) in trouble.items():
+            waited = now - self.since[kind, name]
             if waited >= patience:
-                raise KubeflowError(f"{self.what}: {message} (for {waited:.0f} s)")
+                # Asked for now, not at every look.
+                said = self._warnings(name) if kind in ("no start", "no pods") else ""
+                raise KubeflowError(f"{self.what}: {message}{said and f' {said}'} (for {waited:.0f} s)")
 
     def _failure(self, members: list[pods.Pod], words: str) -> errors.LimamlError:
         """Why it failed: an error of ours keeps its kind; else how each container ended, and the object's own words."""
@@ -178,14 +183,8 @@ class Launch:
         found = self._ask(self.api.get, f"/api/v1/namespaces/{self.api.namespace}/pods", query)
         return sorted(found.get("items") or [], key=lambda pod: pod["metadata"]["name"])
 
-    def _events(self) -> str:
-        """The newest warnings about the object, such as a quota that is used up; empty where they can't be read."""
-        query = {"fieldSelector": f"involvedObject.name={self.name},type=Warning"}
-        try:
-            found = self.api.get(f"/api/v1/namespaces/{self.api.namespace}/events", query).get("items") or []
-        except (KubeflowError, NotFound, Lost, Refused):
-            return ""
-        return "".join(f" {event.get('message', '')}" for event in found[-3:])
+    def _warnings(self, name: str) -> str:
+        return pods.warnings(self.api.get, self.api.namespace, name)
 
     def _remove(self) -> None:
         """Delete what an earlier attempt left, and wait until it is gone."""

@@ -154,13 +154,17 @@ def test_what_keeps_pods_from_starting_is_said_while_a_run_stands_still(
     unpulled = {"containerStatuses": [{"name": "main", "image": "registry/limaml:1", "state": pull}]}
     fake = FakeKubernetes()
     pods = [{"metadata": {"name": name}, "status": status} for name, status in (("a", unplaced), ("b", unpulled))]
+    waits = {"phase": "Pending", "containerStatuses": [{"name": "main", "state": {"waiting": {"reason": "Creating"}}}]}
+    pods.append({"metadata": {"name": "c"}, "spec": {"nodeName": "one"}, "status": waits})
     fake.objects["/api/v1/namespaces/kubeflow/pods"] = {"items": pods}
+    fake.objects["/api/v1/namespaces/kubeflow/events"] = {"items": [{"message": "MountVolume.SetUp failed"}]}
     with fake.running(tmp_path) as config, caplog.at_level("INFO", "pipelines"):
         monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
         with pytest.raises(KubeflowError, match="still PENDING"):
             submit.watch(kubeflow, run_id, 0.01)
         assert "pod a can't start: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu." in caplog.text
         assert "pod b can't start: ImagePullBackOff: not found (image registry/limaml:1)" in caplog.text
+        assert "pod c does not start on node one: MountVolume.SetUp failed" in caplog.text
         monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
         with pytest.raises(KubeflowError, match="still PENDING"):
             submit.watch(kubeflow, run_id, 0.01)

@@ -165,6 +165,44 @@ def test_no_pods_at_all_name_the_operator_and_the_events(cluster: Cluster, job: 
     assert "is Kubeflow Trainer 2 running? exceeded quota: gpus" in message
 
 
+def test_a_pod_that_never_starts_is_said_with_its_events(cluster: Cluster, job: Launch) -> None:
+    """A volume that can't be mounted: the pod has a node, its container waits, and only events say why."""
+    words = 'MountVolume.SetUp failed for volume "volume-0"'
+    cluster.pods = [pending(pod("node-0-0-x", JOB))]
+    cluster.events = [
+        {"message": words, "lastTimestamp": "2026-02-01T00:00:09Z"},
+        {"message": "older", "lastTimestamp": "2026-02-01T00:00:01Z"},
+    ]
+    started = time.monotonic()
+    assert f"pod {JOB}-node-0-0-x does not start on node one older; {words}" in failure(job)
+    assert time.monotonic() - started >= SOON.pending
+    assert cluster.deleted() == [PATH]
+
+
+def test_waiting_for_a_node_does_not_count_against_the_start(
+    cluster: Cluster, url: str, application: Application
+) -> None:
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}
+    unscheduled = pod("node-0-0-x", JOB, "Pending", conditions=[condition], containerStatuses=None)
+    began = time.monotonic()
+
+    def act(cluster: Cluster, body: dict[str, Any]) -> None:
+        passed = time.monotonic() - began
+        cluster.pods = [unscheduled if passed < 0.7 else pending(pod("node-0-0-x", JOB))]
+        if passed > 1.4:
+            ends(body, "Complete")
+
+    cluster.act = act
+    launch(api(url), application, "0123456789abcdef", [], Limits(1.0, 1.0, 10.0, 1.0, 0.02)).run()
+
+
+def pending(body: dict[str, Any]) -> dict[str, Any]:
+    """A pod that a node has taken and not started."""
+    creating = {"name": "node", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    status = {"phase": "Pending", "containerStatuses": [creating]}
+    return body | {"spec": body["spec"] | {"nodeName": "one"}, "status": status}
+
+
 def test_a_suspended_job_waits_in_its_queue(cluster: Cluster, job: Launch) -> None:
     def act(cluster: Cluster, body: dict[str, Any]) -> None:
         ends(body, "Suspended" if cluster.looks < 30 else "Complete")
