@@ -26,8 +26,8 @@ def analyze_ab(
     Args:
         application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
-        exposures: URI of the exposure log, by date=…
-        visits: URI of the visits, by date=…; those before the test decide the cohorts.
+        exposures: URI of the exposure log, by date=YYYY-MM-DD
+        visits: URI of the visits, by date=YYYY-MM-DD; those before the test decide the cohorts.
         signups: URI of the sign-ups.
         start: First logical day of the test.
         end: The day after its last.

@@ -19,7 +19,7 @@ def generate_embeddings(
     parts: Optional[List[str]] = None,
     run_id: str = "",
 ) -> str:
-    """Adapt θ_meta to each task's recent samples and keep the adapted block's output as its embedding.
+    """Adapt theta_meta to each task's recent samples and keep the adapted block's output as its embedding.
 
     Args:
         application: The application's configuration as one JSON string, or a shipped application's name.

@@ -24,7 +24,7 @@ def validate_data(
     Args:
         application: The application's configuration as one JSON string, or a shipped application's name.
         workspace: URI below which everything is kept.
-        data: URI of the data root (interactions/date=…); empty: the application's own in the workspace.
+        data: URI of the data root (interactions/date=YYYY-MM-DD); empty: the application's own in the workspace.
         run_date: Logical date of the run; empty or an unexpanded schedule placeholder means today (UTC).
         purpose: `train` or `refresh`: which window the run reads.
         run_id: Kubeflow's id of the run, under which it holds its date; empty outside a run.

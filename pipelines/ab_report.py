@@ -33,7 +33,7 @@ def ab_report(setup: Setup) -> Any:
             start: First logical day of the test.
             end: The day after its last.
             application: The application: its configuration as one JSON string (`limaml config show --json`) or the name of a shipped one.
-            workspace: URI below which everything is kept: s3://… or file://…
+            workspace: URI below which everything is kept: s3://... or file://...
             outcomes: URI of what was shown and clicked, for a log of the scorer service; empty where exposures say it.
             test: Name of the application's test; empty for the first.
             image: Container image of every step.

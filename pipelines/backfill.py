@@ -29,7 +29,7 @@ def backfill(setup: Setup) -> Any:
             first_date: First logical date, YYYY-MM-DD.
             last_date: Last logical date, itself included; at most 92 dates.
             application: The application: its configuration as one JSON string (`limaml config show --json`) or the name of a shipped one.
-            workspace: URI below which everything is kept: s3://… or file://…
+            workspace: URI below which everything is kept: s3://... or file://...
             data: URI of the data root that holds interactions/date=YYYY-MM-DD; empty: <workspace>/<application>/data.
             image: Container image of every step.
         """

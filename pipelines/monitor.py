@@ -22,7 +22,7 @@ def monitor(setup: Setup) -> Any:
 
         Args:
             application: The application: its configuration as one JSON string (`limaml config show --json`) or the name of a shipped one.
-            workspace: URI below which everything is kept: s3://… or file://…
+            workspace: URI below which everything is kept: s3://... or file://...
             run_date: Logical date the result is filed under; empty or an unexpanded schedule placeholder means today (UTC).
             image: Container image of every step.
         """

@@ -22,11 +22,11 @@ def refresh(setup: Setup) -> Any:
         run_date: str = "",
         image: str = setup.image,
     ):
-        """Generate every recently active task's embedding with the champion's θ, publish the generation, and monitor it.
+        """Generate every recently active task's embedding with the champion's theta, publish the generation, and monitor it.
 
         Args:
             application: The application: its configuration as one JSON string (`limaml config show --json`) or the name of a shipped one.
-            workspace: URI below which everything is kept: s3://… or file://…
+            workspace: URI below which everything is kept: s3://... or file://...
             data: URI of the data root that holds interactions/date=YYYY-MM-DD; empty: <workspace>/<application>/data.
             run_date: Logical date, the first day not used; empty or an unexpanded schedule placeholder means today (UTC).
             image: Container image of every step.

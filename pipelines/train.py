@@ -15,7 +15,7 @@ from pipelines.setup import Setup
 def train(setup: Setup) -> Any:
     """The training of an application."""
 
-    @dsl.pipeline(name="limaml-train", display_name="LiMAML: train θ, gate and publish")
+    @dsl.pipeline(name="limaml-train", display_name="LiMAML: train theta, gate and publish")
     def train(
         application: str = setup.text,
         workspace: str = setup.workspace,
@@ -23,11 +23,11 @@ def train(setup: Setup) -> Any:
         run_date: str = "",
         image: str = setup.image,
     ):
-        """Train θ, judge it together with the embeddings it generates, and publish the pair when it is promoted.
+        """Train theta, judge it together with the embeddings it generates, and publish the pair when it is promoted.
 
         Args:
             application: The application: its configuration as one JSON string (`limaml config show --json`) or the name of a shipped one.
-            workspace: URI below which everything is kept: s3://… or file://…
+            workspace: URI below which everything is kept: s3://... or file://...
             data: URI of the data root that holds interactions/date=YYYY-MM-DD; empty: <workspace>/<application>/data.
             run_date: Logical date, the first day not used; empty or an unexpanded schedule placeholder means today (UTC).
             image: Container image of every step.
@@ -43,9 +43,9 @@ def train(setup: Setup) -> Any:
                 )["Output"]
                 for split in ("train", "validation", "test")
             }
-            model = setup.add(train_theta, "Train θ", **dated, train=tasks["train"], validation=tasks["validation"])[
-                "Output"
-            ]
+            model = setup.add(
+                train_theta, "Train theta", **dated, train=tasks["train"], validation=tasks["validation"]
+            )["Output"]
             embeddings = add_generation(
                 setup, "Generate the challenger's embeddings", dated, tasks=tasks["test"], model=model
             )

@@ -126,6 +126,11 @@ def test_a_run_starts_without_typing(plain: Compiled) -> None:
         assert plain.defaults["run_date"] == ""
 
 
+def test_a_database_of_latin_letters_takes_the_text(plain: Compiled) -> None:
+    """MySQL 5.7's default, and that of databases upgraded from it; Kubeflow stores what the escapes mean, not them."""
+    assert str([plain.spec, plain.platform]).isascii()
+
+
 def test_steps_are_named_for_people_and_never_cached(plain: Compiled) -> None:
     titles = [step["taskInfo"]["name"] for step in plain.steps().values()]
     assert len(set(titles)) == len(titles)

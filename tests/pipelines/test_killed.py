@@ -31,7 +31,7 @@ STEPS = {
         "Group train tasks",
         "Group validation tasks",
         "Group test tasks",
-        "Train θ",
+        "Train theta",
         "Generate the challenger's embeddings",
         "Gate the pair",
         "Publish the release",
@@ -165,7 +165,7 @@ def _kill_then_finish(bed: Bed, kind: str, workspace: Path, steps: tuple[str, ..
 
 @pytest.mark.timeout(900)
 def test_killed_while_it_trains_and_publishes(bed: Bed, tmp_path: Path) -> None:
-    result = _kill_then_finish(bed, "train", tmp_path / "w", ("Train θ", "Publish the release"), seed=1)
+    result = _kill_then_finish(bed, "train", tmp_path / "w", ("Train theta", "Publish the release"), seed=1)
     assert result["promoted"] is True
     assert result["release"]["number"] == 1
     assert not list(_leftovers(tmp_path / "w"))
