@@ -17,7 +17,7 @@ def train_theta(
     metrics: dsl.Output[dsl.Metrics],
     run_id: str = "",
 ) -> str:
-    """Train theta_meta and theta_global, and the vanilla baseline, on a train split; choose theta on a validation split.
+    """Train theta_meta, theta_global and the vanilla baseline on a train split; choose theta on a validation split.
 
     Args:
         application: The application's configuration as one JSON string, or a shipped application's name.

@@ -174,13 +174,14 @@ def _create_pipeline(kubeflow: Kubeflow, text: Compiled) -> dict[str, Any]:
     return _make(lambda: _find_pipeline(kubeflow, text.name), kubeflow, action, create, pipeline=body)
 
 
-def _versions(kubeflow: Kubeflow, pipeline: str) -> list[dict[str, Any]]:
+def _versions(kubeflow: Kubeflow, pipeline: str, **only: str) -> list[dict[str, Any]]:
     listing = kubeflow.pipelines.pipeline_service_list_pipeline_versions
-    return list(kubeflow.each("list pipeline versions", listing, "pipeline_versions", pipeline_id=pipeline))
+    return list(kubeflow.each("list pipeline versions", listing, "pipeline_versions", pipeline_id=pipeline, **only))
 
 
 def _find_version(kubeflow: Kubeflow, pipeline: str, name: str) -> dict[str, Any] | None:
-    return next((each for each in _versions(kubeflow, pipeline) if _name(each) == name), None)
+    # By name, on the server: a listing carries every version's whole text, some 100 kB each.
+    return next((each for each in _versions(kubeflow, pipeline, filter=named(name)) if _name(each) == name), None)
 
 
 def _upload_version(kubeflow: Kubeflow, pipeline: str, text: Compiled) -> dict[str, Any]:

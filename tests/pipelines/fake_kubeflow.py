@@ -1,7 +1,8 @@
 """A Kubeflow Pipelines API in this process: HTTP, its own memory, the backend's rules, every request recorded.
 
-What it refuses, the backend refuses as well: a namespace where there is one team, a name that is taken, a filter by an
-unknown field, a recurring run without six fields of cron. Times have the backend's resolution, a second.
+What it takes, refuses and says was compared, request by request, with the API server of 2.17.0 serving one team: a name
+that is taken, a filter or an order by an unknown field, a parameter the pipeline has not, a cron that can't be read. Five
+fields of cron it takes, and reads the first as seconds. Nothing found is an empty object. Times are whole seconds.
 """
 
 import itertools
@@ -18,6 +19,10 @@ from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+from limaml import cron
 
 PREFIX = "/apis/v2beta1"
 _FIELDS = {"display_name", "name", "recurring_run_id", "state", "created_at", "experiment_id", "description"}
@@ -120,7 +125,8 @@ class FakeKubeflow:
         if path.endswith("/healthz"):
             if not path.startswith(PREFIX):
                 return 404, "404 page not found"
-            return 200, {"commit_sha": "abc", "tag_name": self.version, "multi_user": self.multi_user}
+            body = {"commit_sha": "abc", "tag_name": self.version, "multi_user": self.multi_user}
+            return 200, body | {"pipeline_store": "database"}
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             return 401, {"code": 16, "message": "Request header error: there is no user identity header."}
         parts = [unquote(part) for part in path.removeprefix(PREFIX).strip("/").split("/")]
@@ -138,16 +144,18 @@ class FakeKubeflow:
                     return self._switch(action)
                 case _, [kind, identity] if kind in self.kinds:
                     return self._one(method, kind, identity, request.query)
-        return 404, {"code": 5, "message": f"no route {method} {path}"}
+        return 404, {"code": 5, "message": "Not Found"}
 
     def _one(self, method: str, kind: str, identity: str, query: dict[str, str]) -> tuple[int, Any]:
         item = self.kinds[kind].get(identity)
         if item is None:
-            return 404, {"code": 5, "message": f"{kind} {identity} not found"}
+            return _refusal(404, 5, f"Failed to get it: ResourceNotFoundError: {kind}", f"{kind} {identity} not found")
         if method == "GET":
             return 200, item
         if kind == "pipelines" and self._versions_of(identity) and query.get("cascade") != "true":
-            return 400, {"code": 9, "message": "the pipeline has versions"}
+            return _refusal(
+                400, 3, "Check error stack: Invalid input error", "it has existing pipeline versions. Set cascade=true"
+            )
         del self.kinds[kind][identity]
         for version in self._versions_of(identity):
             del self.kinds["versions"][version["pipeline_version_id"]]
@@ -156,30 +164,67 @@ class FakeKubeflow:
     def _create(self, kind: str, body: dict[str, Any]) -> tuple[int, Any]:
         name = body.get("display_name") or body.get("name")
         if kind in ("pipelines", "experiments"):
-            if bool(body.get("namespace")) != self.multi_user:
-                return 400, {"code": 3, "message": "namespace: only, and always, in multi-user mode"}
+            if self.multi_user and not body.get("namespace"):
+                return _refusal(400, 3, "Invalid input error", "namespace is empty")
+            if not self.multi_user:
+                body = {key: value for key, value in body.items() if key != "namespace"}
             taken = [item for item in self.items(kind) if item["display_name"] == name]
             if taken:
-                return 409, {"code": 6, "message": f"{kind} {name} already exists"}
-        if kind in ("recurringruns", "runs"):
-            if body.get("experiment_id") not in self.kinds["experiments"]:
-                return 400, {"code": 3, "message": "unknown experiment"}
-            if body.get("pipeline_version_reference", {}).get("pipeline_version_id") not in self.kinds["versions"]:
-                return 400, {"code": 3, "message": "unknown pipeline version"}
+                return _refusal(409, 6, "Already exist error", f"The name {name} already exist")
+        if kind in ("recurringruns", "runs") and (refusal := self._refuse_run(kind, body)):
+            return refusal
         extra: dict[str, Any] = {"display_name": name}
         if kind == "recurringruns":
-            if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
-                return 400, {"code": 3, "message": "Schedule cron is not supported"}
             extra["status"] = "ENABLED" if body.get("mode") == "ENABLE" else "DISABLED"
         if kind == "runs":
-            extra |= {"state": "PENDING"}
+            extra |= {"state": "PENDING", "storage_state": "AVAILABLE", "finished_at": "1970-01-01T00:00:00Z"}
         return 200, self.add(kind, **body, **{key: value for key, value in extra.items() if key not in body})
+
+    def _refuse_run(self, kind: str, body: dict[str, Any]) -> tuple[int, Any] | None:
+        """What a run or a recurring run is refused for, in the backend's order."""
+        if kind == "recurringruns":
+            if not 1 <= int(body.get("max_concurrency") or 0) <= 10:
+                said = "Max concurrency of a recurring run must be at least 1 and at most 10"
+                return _refusal(400, 3, "Failed to create a recurring run due to conversion error", said)
+            fields = body["trigger"]["cron_schedule"]["cron"]
+            try:
+                cron.normalize(f"{fields} *" if len(fields.split()) == 5 else fields)
+            except ValueError as error:
+                said = (
+                    f"Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {error}"
+                )
+                return _refusal(400, 3, "Failed to create a recurring run due to conversion error", said)
+        if body.get("experiment_id") not in self.kinds["experiments"]:
+            said = f"Experiment {body.get('experiment_id')} not found"
+            return _refusal(404, 5, "invalid experimentId and namespace combination: ResourceNotFoundError", said)
+        version = body.get("pipeline_version_reference", {}).get("pipeline_version_id")
+        if version not in self.kinds["versions"]:
+            return _refusal(
+                500, 13, f"ResourceNotFoundError: PipelineVersion {version} not found", "Internal Server Error"
+            )
+        if not self.uploaded.get(version, "").startswith("# PIPELINE DEFINITION"):
+            return None  # a test's own text
+        known = next(yaml.safe_load_all(self.uploaded[version]))["root"].get("inputDefinitions", {})["parameters"]
+        given = (body.get("runtime_config") or {}).get("parameters") or {}
+        if extra := given.keys() - known.keys():
+            said = f"parameter(s) provided are not required by pipeline: {', '.join(extra)}"
+            return _refusal(400, 3, "invalid pipeline job inputs: Invalid input error", said)
+        for key, about in known.items():
+            if key not in given and "defaultValue" not in about and not about.get("isOptional"):
+                said = f"parameter {key} is not optional, yet has neither default value nor user provided value"
+                return _refusal(400, 3, "invalid pipeline job inputs: Invalid input error", said)
+            if about["parameterType"] == "STRING" and not isinstance(given.get(key, ""), str):
+                said = (
+                    f"input parameter {key} requires type string, but the input parameter is not of string value type"
+                )
+                return _refusal(400, 3, "invalid pipeline job inputs: Invalid input error", said)
+        return None
 
     def _switch(self, text: str) -> tuple[int, Any]:
         identity, _, action = text.partition(":")
         item = self.kinds["recurringruns"].get(identity)
         if item is None:
-            return 404, {"code": 5, "message": f"recurring run {identity} not found"}
+            return _refusal(404, 5, "Failed to change its mode: ResourceNotFoundError", f"Job {identity} not found")
         item["mode"], item["status"] = action.upper(), f"{action.upper()}D"
         return 200, {}
 
@@ -188,7 +233,7 @@ class FakeKubeflow:
 
     def _versions(self, request: Request, pipeline: str, rest: list[str]) -> tuple[int, Any]:
         if pipeline not in self.kinds["pipelines"]:
-            return 404, {"code": 5, "message": f"pipeline {pipeline} not found"}
+            return _refusal(404, 5, "Failed to get namespace: ResourceNotFoundError", f"Pipeline {pipeline} not found")
         if request.method == "GET" and not rest:
             return self._list("pipeline_versions", self._versions_of(pipeline), request.query)
         return self._one(request.method, "versions", rest[0], request.query)
@@ -196,43 +241,54 @@ class FakeKubeflow:
     def _upload_version(self, request: Request) -> tuple[int, Any]:
         pipeline, name = request.query.get("pipelineid", ""), request.query.get("name", "")
         if pipeline not in self.kinds["pipelines"]:
-            return 400, {"error_message": "Failed to create a pipeline version"}
+            return 400, {"error_message": "Failed to create a pipeline version", "error_details": "a stack"}
         if any(each["name"] == name for each in self._versions_of(pipeline)):
-            return 409, {"error_message": "Failed to create a pipeline version"}
+            return 409, {"error_message": "Failed to create a pipeline version", "error_details": "a stack"}
+        if not isinstance(request.body, str) or "pipelineInfo:" not in request.body:
+            return 400, {"error_message": "unknown template format", "error_details": "a stack"}
         version = self.add("versions", pipeline_id=pipeline, name=name, display_name=name)
         version["description"] = request.query.get("description", "")
         self.uploaded[version["pipeline_version_id"]] = request.body
         return 200, version
 
     def _list(self, kind: str, items: list[dict[str, Any]], query: dict[str, str]) -> tuple[int, Any]:
-        if "namespace" in query and not self.multi_user:
-            return 400, {"code": 3, "message": "In single-user mode, the request should not filter by namespace"}
+        invalid = "invalid list options"
         if self.multi_user and kind != "pipeline_versions" and not ("namespace" in query or "experiment_id" in query):
-            return 400, {"code": 3, "message": "namespace is empty"}
+            return _refusal(400, 3, "Invalid input error", "namespace is empty")
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", ()):
             if predicate["key"] not in _FIELDS:
-                return 400, {"code": 3, "message": f"no field {predicate['key']}"}
+                return _refusal(400, 3, invalid, f'no support for filtering on unrecognized field "{predicate["key"]}"')
             value = predicate.get("stringValue", predicate.get("string_value"))
             operation = _OPERATIONS.get(predicate["operation"], predicate["operation"])
             if operation not in _OPERATIONS.values():
-                return 400, {"code": 3, "message": f"no operation {operation}"}
+                return _refusal(400, 3, invalid, "Error using Filter.Predicate.Operation")
             kept = []
             for item in items:
                 has = str(item.get(predicate["key"], ""))
                 if (value == has) if operation == "EQUALS" else (value in has):
                     kept.append(item)
             items = kept
-        if query.get("sort_by") == "created_at desc":
-            items = items[::-1]
-        start = int(query.get("page_token") or 0)
+        order, _, direction = query.get("sort_by", "").partition(" ")
+        if order and order not in _FIELDS:
+            return _refusal(400, 3, invalid, f'Invalid sorting field: "{order}"')
+        items = items[::-1] if direction == "desc" else items
+        token = query.get("page_token") or "0"
+        if not token.isdigit():
+            return _refusal(400, 3, invalid, "Invalid page token")
+        start = int(token)
         size = min(int(query.get("page_size") or 10), self.page_size)
+        if not items:
+            return 200, {}
         names = {"recurringruns": "recurringRuns"}
+        answer = {names.get(kind, kind): items[start : start + size], "total_size": len(items)}
         rest = len(items) - start - size
-        return 200, {
-            names.get(kind, kind): items[start : start + size],
-            "total_size": len(items),
-            "next_page_token": str(start + size) if rest > 0 else "",
-        }
+        return 200, answer | ({"next_page_token": str(start + size)} if rest > 0 else {})
+
+
+def _refusal(status: int, code: int, where: str, what: str) -> tuple[int, Any]:
+    """An error as the backend words it: the way it came, then in `details` what is the matter."""
+    about = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": what}
+    return status, {"code": code, "message": f"Failed: {where}: {what}", "details": [about]}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -67,6 +67,18 @@ def test_a_version_that_is_too_old_is_refused(server: FakeKubeflow, version: str
         (404, '{"message": "pipeline x not found"}', "not found: pipeline x not found"),
         (400, '{"message": "bad filter"}', "refuses with 400: bad filter"),
         (500, '{"message": "database is gone"}', "fails with 500: database is gone; look at the log"),
+        (
+            400,
+            '{"code": 3, "message": "Failed to create a new run: Invalid input error: no such thing: colour", "details": '
+            '[{"@type": "type.googleapis.com/google.rpc.Status", "code": 3, "message": "no such thing: colour"}]}',
+            "refuses with 400: no such thing: colour; correct",
+        ),
+        (
+            500,
+            '{"code": 13, "message": "InternalServerError: PipelineVersion 7 not found", "details": '
+            '[{"@type": "type.googleapis.com/google.rpc.Status", "code": 13, "message": "Internal Server Error"}]}',
+            "fails with 500: InternalServerError: PipelineVersion 7 not found; look at the log",
+        ),
         (302, "", "a log-in page"),
         (503, "<html><b>upstream</b> connect error</html>", "fails with 503: upstream connect error"),
     ],
