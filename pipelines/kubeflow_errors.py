@@ -86,10 +86,9 @@ def _message(error: kfp_server_api.ApiException) -> str:
     try:
         body = json.loads(text)
         # What is the matter; `message` says which calls it came through first, sometimes the same twice over.
-        about = [
-            each["message"] for each in body.get("details") or () if each.get("message") in body.get("message", "")
-        ]
-        text = str((about or [body.get("message") or body.get("error_message") or body.get("error") or text])[0])
+        whole = str(body.get("message") or body.get("error_message") or body.get("error") or text)
+        about = [each["message"] for each in body.get("details") or () if each.get("message", "\n") in whole]
+        text = str((about or [whole])[0])
     except (ValueError, AttributeError):
         text = re.sub(r"<[^>]*>", " ", text)
     return " ".join(text.split())[:500] or "no reason given"

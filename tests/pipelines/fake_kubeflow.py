@@ -1,8 +1,8 @@
 """A Kubeflow Pipelines API in this process: HTTP, its own memory, the backend's rules, every request recorded.
 
-What it takes, refuses and says was compared, request by request, with the API server of 2.17.0 serving one team: a name
-that is taken, a filter or an order by an unknown field, a parameter the pipeline has not, a cron that can't be read. Five
-fields of cron it takes, and reads the first as seconds. Nothing found is an empty object. Times are whole seconds.
+What it takes, refuses and says was compared, request by request, with the API server of 2.17.0 serving one team: a
+name that is taken, a filter or an order by an unknown field, a parameter the pipeline has not, a cron that can't be
+read. Five fields of cron it takes, the first as seconds. Nothing found is an empty object. Times are whole seconds.
 """
 
 import itertools
@@ -288,7 +288,8 @@ class FakeKubeflow:
 def _refusal(status: int, code: int, where: str, what: str) -> tuple[int, Any]:
     """An error as the backend words it: the way it came, then in `details` what is the matter."""
     about = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": what}
-    return status, {"code": code, "message": f"Failed: {where}: {what}", "details": [about]}
+    whole = f"Failed: {where}" if status == 500 else f"Failed: {where}: {what}"
+    return status, {"code": code, "message": whole, "details": [about]}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -69,7 +69,7 @@ def test_a_version_that_is_too_old_is_refused(server: FakeKubeflow, version: str
         (500, '{"message": "database is gone"}', "fails with 500: database is gone; look at the log"),
         (
             400,
-            '{"code": 3, "message": "Failed to create a new run: Invalid input error: no such thing: colour", "details": '
+            '{"code": 3, "message": "Failed to do: Invalid input error: no such thing: colour", "details": '
             '[{"@type": "type.googleapis.com/google.rpc.Status", "code": 3, "message": "no such thing: colour"}]}',
             "refuses with 400: no such thing: colour; correct",
         ),

@@ -61,6 +61,8 @@ def test_a_run_is_started_from_an_uploaded_version_in_the_applications_experimen
     assert result["uploaded"]
     assert not again["uploaded"]
     assert [len(server.items(kind)) for kind in ("pipelines", "versions", "experiments", "runs")] == [1, 1, 1, 2]
+    # A listing carries the whole text of every version.
+    assert all(version["name"] in each.query["filter"] for each in server.asked("GET", "/versions$"))
 
 
 def test_another_text_is_another_version_of_the_same_pipeline(server: FakeKubeflow, deployed: Application) -> None:
