@@ -148,10 +148,13 @@ def _state(run_id: str, kind: str, entries: list[Entry]) -> dict[str, Any]:
 
 
 def _never_began(entries: list[Entry]) -> str:
-    began = f"the step after {entries[-1].step}" if entries else "the first step"
+    last = entries[-1].step if entries else None
+    began = f"the step after {last}" if last else "the first step"
+    # Kubeflow uploads a step's artifacts after its end, in its pod, and fails the step if that can't be done.
+    stored = f"what {last} wrote could not be uploaded to Kubeflow's bucket, " if last else ""
     return (
-        f"{began} never began: its pod found no node (GPU, memory, taints), image or secret within the step's time, or "
-        "the run was terminated; its pod's events say which"
+        f"{began} never began: its pod found no node (GPU, memory, taints), image or secret within the step's time, "
+        f"{stored}or the run was terminated; the pods' events and logs say which"
     )
 
 

@@ -153,7 +153,9 @@ def test_a_run_whose_first_pod_never_ran_is_written_down_too(place: Workspace, t
     state = json.loads(storage.read_bytes(storage.join(place.turned_away("run-1"), "state.json")))
     assert (state["state"], state["steps"]) == ("failed", [])
     work(place, "validate_data", "run-2")
-    assert "the step after validate_data never began" in close(place, "run-2", tmp_path)
+    shown = close(place, "run-2", tmp_path)
+    assert "the step after validate_data never began" in shown
+    assert "what validate_data wrote could not be uploaded" in shown
     assert outcome(place)[1]["state"] == "failed"
 
 
