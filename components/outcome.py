@@ -103,6 +103,22 @@ def history(place: Workspace) -> list[dict[str, Any]]:
     return found
 
 
+def reason_of(place: Workspace, kind: str, run_id: str) -> str:
+    """Why a run ended as it did, in the words of the step that closed it; empty where it left none.
+
+    Raises:
+        StorageError: what runs left can't be read.
+    """
+    folders = [place.turned_away(run_id)]
+    names = sorted(storage.list_directories(place.runs), reverse=True)
+    folders += [storage.join(place.runs, name) for name in names if name.partition("_")[2] == kind]
+    for folder in folders:
+        uri = storage.join(folder, STATE)
+        if storage.exists(uri) and (state := json.loads(storage.read_bytes(uri)))["run_id"] == run_id:
+            return state["reason"]
+    return ""
+
+
 def unfinished(place: Workspace, kind: str, dates: Iterable[date]) -> list[date]:
     """Those dates, in their order, for which no run of a kind has succeeded."""
     outcomes = ((as_of, read_outcome(place, as_of, kind)) for as_of in dates)

@@ -80,11 +80,14 @@ def follow(
     kubeflow: "Kubeflow", application: "Application", started: dict[str, Any], wait: bool, as_json: bool
 ) -> None:
     """Print what was started; where asked for, wait for its end first, and end as it ends."""
-    from pipelines.submit import limit_minutes, watch
+    from pipelines.submit import closing_words, limit_minutes, watch
 
     result = started | (watch(kubeflow, started["run_id"], limit_minutes(application)) if wait else {})
+    failed = wait and result["state"] != "SUCCEEDED"
+    if failed and (words := closing_words(application, started)):
+        result["reason"] = words
     emit(result, as_json)
-    if wait and result["state"] != "SUCCEEDED":
+    if failed:
         raise KubeflowError(f"run {result['run_id']} ended {result['state']}: {result['reason'] or 'see its page'}")
 
 

@@ -1,15 +1,21 @@
 """One run on Kubeflow: started, and watched to its end."""
 
 import logging
+import re
 import time
 from datetime import UTC, date, datetime
 from typing import Any
 
 from components.launch.pods import preparing, stuck, waiting, warnings
+from components.outcome import reason_of
+from limaml import storage
+from limaml.cluster_sections import Steps
 from limaml.config import Application
-from limaml.errors import KubeflowError
+from limaml.errors import KubeflowError, StorageError
+from limaml.workspace import Workspace
 from pipelines.kubeflow import Kubeflow
 from pipelines.kubernetes_api import KubernetesApi
+from pipelines.setup import SHARED
 from pipelines.uploads import compiled, experiment, upload
 
 log = logging.getLogger(__name__)
@@ -22,6 +28,9 @@ LOST_SECONDS = 300.0
 STILL_SECONDS = 120.0
 # What a run may still take to end after Kubeflow's own limit on it.
 GRACE_MINUTES = 15
+# Kubeflow lists the nodes of Argo's workflow: our steps by their components' names, with a number where there are
+# several of one, and around each its driver, its executor, its attempts `(0)`, and the groups they lie in.
+_STEP = re.compile(rf"({'|'.join(name.replace('_', '-') for name in (*Steps.model_fields, *SHARED))})(-\d+)?")
 
 
 def submit(
@@ -129,35 +138,43 @@ def limit_minutes(application: Application) -> float:
 
 
 def reason(run: dict[str, Any]) -> str:
-    """Why a run ended as it did, in one line; empty where Kubeflow does not say."""
+    """Why a run ended as it did, in one line, as far as Kubeflow says: as a rule, only which steps failed."""
     said = next(filter(None, map(_said, [run, *reversed(run.get("state_history") or ())])), "")
     steps = [f"{each['step']}: {each['message']}" if each["message"] else each["step"] for each in _failed(run)]
     return "; ".join([*([said] if said else []), *steps])
+
+
+def closing_words(application: Application, started: dict[str, Any]) -> str:
+    """Why a run ended as it did, as its closing step has written into the workspace; empty where nobody can say.
+
+    Args:
+        application: whose run.
+        started: what `submit` gave.
+    """
+    root = started["arguments"].get("workspace") or application.cluster.workspace
+    try:
+        place = Workspace(storage.normalize(root), application.name)
+        return reason_of(place, started["kind"], started["run_id"])
+    except (StorageError, ValueError) as error:
+        log.info("why run %s failed is in its workspace, which this machine can't read: %s", started["run_id"], error)
+        return ""
 
 
 def _said(what: dict[str, Any]) -> str:
     return " ".join(((what.get("error") or {}).get("message") or "").split())
 
 
-def _tasks(run: dict[str, Any]) -> list[dict[str, Any]]:
-    return (run.get("run_details") or {}).get("task_details") or []
+def _steps(run: dict[str, Any], state: str) -> dict[str, str]:
+    """Our steps that are in a state, by name, each with what Kubeflow says of it."""
+    tasks = (run.get("run_details") or {}).get("task_details") or []
+    named = {str(task.get("display_name")): _said(task) for task in tasks if task.get("state") == state}
+    return {name: named[name] for name in sorted(named) if _STEP.fullmatch(name)}
 
 
 def _failed(run: dict[str, Any]) -> list[dict[str, str]]:
-    """Steps that failed; those that only hold other steps say nothing themselves."""
-    failed = [task for task in _tasks(run) if task.get("state") == "FAILED"]
-    parents = {task.get("parent_task_id") for task in failed}
-    return [
-        {
-            "step": str(task.get("display_name")),
-            "message": " ".join(((task.get("error") or {}).get("message") or "").split()),
-        }
-        for task in failed
-        if task.get("task_id") not in parents and not str(task.get("display_name")).startswith("root")
-    ]
+    return [{"step": step, "message": message} for step, message in _steps(run, "FAILED").items()]
 
 
 def _progress(run: dict[str, Any], state: str) -> str:
-    steps = [task for task in _tasks(run) if not str(task.get("display_name", "")).startswith(("root", "executor"))]
-    running = sorted({str(task.get("display_name")) for task in steps if task.get("state") == "RUNNING"})
-    return f"{state}, running: {', '.join(running)}" if running and state not in ENDED else state
+    running = ", ".join(_steps(run, "RUNNING"))
+    return f"{state}, running: {running}" if running and state not in ENDED else state

@@ -11,8 +11,10 @@ import pytest
 import yaml
 from kubernetes.config import kube_config
 
+from limaml import storage
 from limaml.config import Application, load_application, parse_application
 from limaml.errors import ConfigError, KubeflowError
+from limaml.workspace import Workspace
 from pipelines import submit, uploads
 from pipelines.compile import KINDS, compile_pipeline
 from pipelines.kubeflow import Access, connect
@@ -35,10 +37,17 @@ def _state(server: FakeKubeflow, state: str, **fields: Any) -> None:
     run.update(state=state, **fields)
 
 
-def _tasks(*tasks: tuple[str, str, str]) -> dict[str, Any]:
+def _tasks(**steps: str) -> dict[str, Any]:
+    """The nodes of Argo's workflow as Kubeflow 2.17 lists them: steps, what lies around them, no word of a reason."""
+    groups = dict.fromkeys(("limaml-refresh-gbnqq", "root", "exit-handler-1", "exit-handler-1.onExit"), "RUNNING")
+    nodes = groups | {"root-driver": "SUCCEEDED", "validate-data-driver": "SUCCEEDED"}
+    for step, state in steps.items():
+        nodes |= {step.replace("_", "-"): state, "executor": state}
+    nodes |= {f"{name}(0)": state for name, state in nodes.items()} | {"monitor": ""}
     details = [
-        {"task_id": str(number), "display_name": name, "state": state, "error": {"message": message}}
-        for number, (name, state, message) in enumerate(tasks)
+        {"task_id": str(number), "display_name": name, "child_tasks": [{"pod_name": f"limaml-refresh-gbnqq-{number}"}]}
+        | ({"state": state} if state else {})
+        for number, (name, state) in enumerate(nodes.items())
     ]
     return {"run_details": {"task_details": details}}
 
@@ -121,13 +130,12 @@ def test_a_run_is_followed_through_lost_connections_to_its_reason(
     run_id = submit.submit(kubeflow, deployed, "refresh", {})["run_id"]
 
     def live() -> None:
-        _state(server, "RUNNING", **_tasks(("root", "RUNNING", ""), ("Validate data", "RUNNING", "")))
+        _state(server, "RUNNING", **_tasks(validate_data="SUCCEEDED", group_tasks="RUNNING", group_tasks_2="RUNNING"))
         time.sleep(0.3)
         server.fault("GET", "/runs/", cut=True, times=2)
         server.fault("GET", "/runs/", status=503, times=2)
         time.sleep(0.3)
-        ended = _tasks(("root", "FAILED", ""), ("Validate data", "FAILED", "3 of 5 days\nare missing"))
-        _state(server, "FAILED", error={"message": "task failed"}, **ended)
+        _state(server, "FAILED", **_tasks(validate_data="SUCCEEDED", group_tasks="SUCCEEDED", group_tasks_2="FAILED"))
 
     thread = threading.Thread(target=live)
     thread.start()
@@ -135,8 +143,34 @@ def test_a_run_is_followed_through_lost_connections_to_its_reason(
         result = submit.watch(kubeflow, run_id, 1)
     thread.join()
     assert result["state"] == "FAILED"
-    assert result["reason"] == "task failed; Validate data: 3 of 5 days are missing"
-    assert "running: Validate data" in caplog.text
+    assert result["reason"] == "group-tasks-2"
+    assert result["failed_steps"] == [{"step": "group-tasks-2", "message": ""}]
+    assert f"run {run_id}: RUNNING, running: group-tasks, group-tasks-2" in caplog.messages
+
+
+def test_the_reason_is_read_where_the_closing_step_wrote_it(
+    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, limaml: Command, tmp_path: Path
+) -> None:
+    """Kubeflow knows which step failed, and nothing of why."""
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
+    place = Workspace(f"file://{tmp_path}", "ptap")
+
+    def end(kind: str, item: dict[str, Any]) -> None:
+        if kind == "runs":
+            item.update(state="FAILED", **_tasks(validate_data="FAILED"))
+            for folder, run_id in ((place.run(date(2026, 1, 31), "refresh"), item["run_id"]), (place.runs, "another")):
+                text = json.dumps({"run_id": run_id, "reason": f"validate_data: DataError: of {run_id}"})
+                storage.write_bytes(storage.join(folder, "state.json"), text.encode())
+
+    server.on_create = end
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.host)
+    given = ["--app", "ptap", "--date", "2026-01-31", "--wait", "--json"]
+    code, out, err = limaml("submit", "refresh", *given, "--workspace", f"file://{tmp_path}")
+    result = json.loads(out)
+    assert (code, result["reason"]) == (8, f"validate_data: DataError: of {result['run_id']}")
+    assert result["reason"] in err
+    code, out, err = limaml("submit", "refresh", *given, "--workspace", f"file://{tmp_path}/nobody")
+    assert (code, json.loads(out)["reason"]) == (8, "validate-data")
 
 
 def test_what_keeps_pods_from_starting_is_said_while_a_run_stands_still(
