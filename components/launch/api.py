@@ -32,6 +32,10 @@ class Conflict(Exception):
     """An object of this name is there already."""
 
 
+class Denied(KubeflowError):
+    """The step's service account may not do this; or the server has just started and does not know its rights yet."""
+
+
 class Refused(Exception):
     """The server does not take what it was sent."""
 
@@ -120,7 +124,7 @@ def _meaning(method: str, path: str, error: ApiException) -> Exception:
             return Conflict(message)
         # Admission webhooks deny with 403, too: only these words are the authorizer's own.
         case 401 | 403 if error.status == 401 or " cannot " in message:
-            return KubeflowError(
+            return Denied(
                 f"{method} {path}: {message}; give the step's service account this right (docs/scale.md lists them)"
             )
         case 429 | 500 | 502 | 503 | 504 | 0:
@@ -128,20 +132,26 @@ def _meaning(method: str, path: str, error: ApiException) -> Exception:
     return Refused(message)
 
 
-def ask(question: Callable[..., Any], *arguments: Any, patience: float = 600.0, wait: float = 1.0) -> Any:
+def ask(
+    question: Callable[..., Any],
+    *arguments: Any,
+    patience: float = 600.0,
+    wait: float = 1.0,
+    passing: type[Exception] = Lost,
+) -> Any:
     """Ask until there is an answer, each time after a longer wait.
 
     Raises:
-        Lost: there was none for `patience` seconds.
+        Lost: there was none for `patience` seconds; or what `passing` names instead.
     """
     ends = time.monotonic() + patience
     while True:
         try:
             return question(*arguments)
-        except Lost as error:
+        except passing as error:
             if time.monotonic() + wait > ends:
                 raise
-            log.warning("Kubernetes does not answer, asked again in %.0f s: %s", wait, error)
+            log.warning("Kubernetes does not answer as it should, asked again in %.0f s: %s", wait, error)
             time.sleep(wait)
             wait = min(2 * wait, 30.0)
 

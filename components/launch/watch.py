@@ -9,10 +9,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from components.launch import pods
-from components.launch.api import Api, Conflict, Lost, NotFound, Refused, ask
+from components.launch.api import Api, Conflict, Denied, Lost, NotFound, Refused, ask
 from components.launch.job import APPLICATION, MANAGER, Kind, owners
 from components.launch.signals import ToldToEnd, until_told_to_end
 from limaml import errors
@@ -30,7 +31,7 @@ class Limits:
 
     Attributes:
         pending: a pod without a node, an object without pods, or a pod that has a node and no container yet.
-        grace: a container that can't start.
+        grace: a container that can't start, or a right that is suddenly missing.
         total: the whole, from its launch.
         lost: Kubernetes without an answer.
         poll: between two questions.
@@ -214,7 +215,12 @@ class Launch:
 
     def _ask(self, question: Callable[..., Any], *arguments: Any, patience: float | None = None) -> Any:
         seconds = self.limits.lost if patience is None else patience
-        return ask(question, *arguments, patience=seconds, wait=self.limits.poll / 4)
+        wait = self.limits.poll / 4
+        if not self.begun:
+            return ask(question, *arguments, patience=seconds, wait=wait)
+        # A right that was there at the launch is hardly gone: an API server that starts does not know it yet.
+        again = partial(ask, question, *arguments, patience=seconds, wait=wait)
+        return ask(again, patience=min(seconds, self.limits.grace), wait=wait, passing=Denied)
 
 
 def labelled(body: dict[str, Any], application: str) -> dict[str, Any]:

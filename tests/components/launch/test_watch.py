@@ -286,6 +286,31 @@ def test_a_missing_right_is_named(cluster: Cluster, job: Launch) -> None:
     assert "give the step's service account this right" in message
 
 
+def test_a_server_that_has_just_started_knows_no_rights_yet(cluster: Cluster, job: Launch) -> None:
+    """Its first answers deny what it allowed before: the job goes on, and is not deleted."""
+    cluster.pods = [pod("node-0-0-x", JOB)]
+
+    def act(cluster: Cluster, body: dict[str, Any]) -> None:
+        if cluster.looks == 3:
+            cluster.denied = ["/trainjobs", "/pods"]
+            threading.Timer(0.1, cluster.denied.clear).start()
+        if cluster.looks > 6:
+            ends(body, "Complete")
+
+    cluster.act = act
+    job.run()
+    assert not cluster.deleted()
+
+
+def test_a_right_that_stays_missing_is_an_error(cluster: Cluster, job: Launch) -> None:
+    cluster.pods = [pod("node-0-0-x", JOB)]
+    cluster.act = after(3, lambda cluster, _: cluster.denied.append("/pods"))
+    started = time.monotonic()
+    assert "give the step's service account this right" in failure(job)
+    assert SOON.grace <= time.monotonic() - started < 5
+    assert cluster.deleted() == [PATH]
+
+
 def test_what_an_admission_webhook_says_is_passed_on(cluster: Cluster, job: Launch) -> None:
     cluster.admission = 'ClusterTrainingRuntime "torch-distributed" not found'
     assert 'ClusterTrainingRuntime "torch-distributed" not found' in failure(job)
