@@ -1,12 +1,12 @@
 """A failpoint kills at the passing asked for, and otherwise leaves no trace."""
 
-import multiprocessing
 import signal
 
 import pytest
 
 from limaml import failpoints
 from limaml.failpoints import failpoint
+from tests.forks import FORKS
 
 
 def three_steps(armed: str) -> None:
@@ -28,7 +28,7 @@ def three_steps(armed: str) -> None:
     ],
 )
 def test_kills_at_the_passing_asked_for(armed: str, exit_code: int) -> None:
-    process = multiprocessing.get_context("forkserver").Process(target=three_steps, args=(armed,))
+    process = FORKS.Process(target=three_steps, args=(armed,))
     process.start()
     process.join(60)
     assert process.exitcode == exit_code

@@ -1,10 +1,6 @@
-"""Publishes and stages that end badly, each in a process of its own.
-
-They fork from a server that has imported the library and runs no threads: real processes, without seconds of imports.
-"""
+"""Publishes and stages that end badly, each in a process of its own."""
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,21 +11,16 @@ from typing import Any
 from limaml.config import application_from_parameter, parse_application
 from limaml.errors import StoreError
 from limaml.online import embeddings as embeddings_stage
-from limaml.online import lmdb_store, push, release
+from limaml.online import push, release
 from tests.conftest import SMALL
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-# Also what libraries import at their first use.
-_LATE = ("pandas", "pyarrow.compute", "pyarrow.pandas_compat", "rich._emoji_codes")
-_OWN = (embeddings_stage.__name__, release.__name__, lmdb_store.__name__, "tests.limaml.online.kills")
-_PROCESSES.set_forkserver_preload([*_OWN, *_LATE])
+from tests.forks import FORKS
 
 BUFFER_ROWS = 20  # so that there are several chunks
 
 
 def run(function: Callable[..., None], *arguments: Any, **environment: str) -> int:
     """Exit code of a function in a process of its own, with further environment variables."""
-    process = _PROCESSES.Process(target=_with_environment, args=(dict(os.environ) | environment, function, *arguments))
+    process = FORKS.Process(target=_with_environment, args=(dict(os.environ) | environment, function, *arguments))
     process.start()
     process.join(180)  # the first one imports the library
     assert process.exitcode is not None
@@ -38,7 +29,7 @@ def run(function: Callable[..., None], *arguments: Any, **environment: str) -> i
 
 def run_for(seconds: float, function: Callable[..., None], *arguments: Any) -> None:
     """Run a function in a process of its own that is killed after a while, wherever it is."""
-    process = _PROCESSES.Process(target=_with_environment, args=(dict(os.environ), function, *arguments))
+    process = FORKS.Process(target=_with_environment, args=(dict(os.environ), function, *arguments))
     process.start()
     process.join(seconds)
     process.kill()

@@ -1,6 +1,5 @@
 """MLflow's own database: made whole or not at all, and readable errors when it can't be written."""
 
-import multiprocessing
 import os
 import re
 import signal
@@ -11,9 +10,7 @@ import pytest
 
 from limaml.errors import StorageError
 from limaml.training.registry import CHALLENGER, PIPELINE_RUN, Registry, git_revision
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([Registry.__module__])
+from tests.forks import FORKS
 
 
 def _train(registry: Registry, fingerprint: str = "f1") -> None:
@@ -91,7 +88,7 @@ def _die_in_a_migration(tracking_uri: str) -> None:
 
 def test_killed_while_the_database_is_made_the_next_run_makes_it(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    process = _PROCESSES.Process(target=_die_in_a_migration, args=(uri,))
+    process = FORKS.Process(target=_die_in_a_migration, args=(uri,))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL

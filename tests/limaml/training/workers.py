@@ -1,7 +1,6 @@
 """Processes that train together, as torchrun would start them: real ones, forked from a server without threads."""
 
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -19,15 +18,11 @@ from limaml.config import Application
 from limaml.data.tasks import TaskSet
 from limaml.learning.network import Network
 from limaml.model import Algorithm, network_spec
-from limaml.training import loop, registry
+from limaml.training import loop
 from limaml.training.distributed import Shares, processes
 from limaml.training.train import _statistics, train_model
+from tests.forks import FORKS
 from tests.limaml.training.planted import AS_OF, TaskSets
-
-_FORKS = multiprocessing.get_context("forkserver")
-# What they would import on first use, too: seconds of it.
-_LATE = ("torch._dynamo", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
-_FORKS.set_forkserver_preload([registry.__name__, *_LATE, "matplotlib.figure", __name__])
 
 
 @cache
@@ -47,7 +42,7 @@ def together(world: int, work: Callable[..., Any], *arguments: Any) -> list[int 
     started = []
     for rank in range(world):
         place = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-        started.append(_FORKS.Process(target=_as_rank, args=(cloud | meeting | place, work, arguments)))
+        started.append(FORKS.Process(target=_as_rank, args=(cloud | meeting | place, work, arguments)))
         started[-1].start()
     waiting: dict[Any, Any] = {process.sentinel: process for process in started}
     while waiting:
