@@ -1,8 +1,11 @@
 """Fixtures of every room: an S3 server in this process, a small application."""
 
+import inspect
 import os
+import socketserver
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +17,13 @@ from limaml.config import Application, parse_application
 # Great Expectations asks for this part of PySpark, which takes a process whose main module has no file, as a worker of
 # the tests is, for a doctest without gRPC, and ends it.
 sys.modules.setdefault("pyspark.sql.connect", None)  # type: ignore[arg-type]
+
+# Kubeflow's compiler asks for the whole stack at every setting of a step, for one method's name. Deep below a test, the
+# source lines that come with it, which it does not read, are nine tenths of its time.
+inspect.stack = partial(inspect.stack, 0)
+
+# An answer's head and body are written one after the other; the second would wait for the first one's delayed receipt.
+socketserver.StreamRequestHandler.disable_nagle_algorithm = True
 
 # Several tests import torch side by side: one thread each keeps them from fighting over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
