@@ -134,20 +134,16 @@ def test_a_running_run_is_never_taken_along(server: FakeKubeflow) -> None:
     assert server.asked("DELETE", "recurringruns")[0].query["propagation_policy"] == "ORPHAN"
 
 
-def test_two_who_apply_the_same_at_once_end_with_one(server: FakeKubeflow) -> None:
+def test_two_who_apply_the_same_at_once_end_with_one(server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     application, start = _application(), threading.Barrier(4)
     uploads.upload(connect(Access(server.host)), schedule.compiled("refresh", application))
-    together = threading.Barrier(4)
-    # Each one's first: until all four are here nobody goes on to another.
-    firsts = iter(range(4))
+    together, create = threading.Barrier(4), schedule._create
 
-    def meet(kind: str, item: dict[str, Any]) -> None:
-        if kind == "recurringruns" and next(firsts, None) is not None:
-            server.lock.release()  # the others may come in, too: nobody sees another's before making their own
-            together.wait(60)
-            server.lock.acquire()
+    def create_together(*arguments: Any) -> None:
+        together.wait(60)  # nobody sees another's before making their own
+        create(*arguments)
 
-    server.on_create = meet
+    monkeypatch.setattr(schedule, "_create", create_together)
     kept: list[str] = []
 
     def one() -> None:
