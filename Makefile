@@ -11,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install servers demo test test-heavy test-docker image lint bench generate lock clean
+.PHONY: help install servers demo test test-heavy test-docker test-cluster image lint bench generate lock clean
 
 help: ## Show what there is to run
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test-heavy: install servers ## The tests marked heavy: minutes long or memory hu
 
 test-docker: install ## The tests that build and run the image, where a Docker daemon is
 	$(BIN)/python -m pytest -m docker
+
+test-cluster: install ## The tests on the cluster of KUBECONFIG, with the image LIMAML_TEST_IMAGE; see docs/cluster_tests.md
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 image: ## Build the image with what this machine's pip knows of indexes and authorities: make image TARGET=gpu TAG=limaml:gpu
 	$(PYTHON) infra/images/build.py --target $(TARGET) --tag $(TAG)

@@ -199,7 +199,9 @@ class Cluster(Section):
         default="torch-distributed", description="the ClusterTrainingRuntime a TrainJob builds upon"
     )
     pending_minutes: int = Field(
-        default=30, ge=1, description="how long a pod of a TrainJob or SparkApplication may wait for a node, and then for its first container"
+        default=30,
+        ge=1,
+        description="how long a pod of a TrainJob or SparkApplication may wait for a node, and then for its first container",
     )
     fan_out: int = Field(
         default=1,

@@ -60,7 +60,7 @@ class Server:
             case transport.NameResolutionError():
                 return self.error(action, "there is no such host", "check --host and KF_PIPELINES_ENDPOINT")
             case transport.NewConnectionError():
-                do = "check --host and that it runs: `kubectl -n kubeflow get pods`; or port-forward again"
+                do = "check --host and that it runs (`kubectl -n kubeflow get pods`), or port-forward again"
                 return self.error(action, "nothing listens there", do)
             case transport.ConnectTimeoutError():
                 what = f"no connection within {CONNECT_SECONDS} s"

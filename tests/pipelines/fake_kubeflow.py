@@ -101,14 +101,14 @@ class FakeKubeflow:
         return list(self.kinds[kind].values())
 
     @contextmanager
-    def running(self) -> Iterator["FakeKubeflow"]:
-        """Serve on a free port while the block runs."""
+    def running(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator["FakeKubeflow"]:
+        """Serve while the block runs, by default on a free port of this machine alone."""
         fake = self
 
         class Handler(_Handler):
             kubeflow = fake
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = ThreadingHTTPServer(address, Handler)
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

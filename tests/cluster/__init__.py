@@ -1,0 +1,1 @@
+"""The chart, the launchers and the doctor on a real cluster."""
