@@ -4,6 +4,7 @@ Shapes are those of `limaml.learning.rows`.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,7 +63,7 @@ class MetaBlock(nn.Module):
         return out_RW + F.pad(read_RP, (out_RW.shape[1] - read_RP.shape[1], 0))
 
 
-class LooksBack(MetaBlock):
+class LooksBack(MetaBlock, ABC):
     """An MLP on a row's own features, plus what is read in its task's samples before it, labels included.
 
     A support row looks back on those before it, any other row on all of them. Without samples only the MLP speaks, so
@@ -84,9 +85,9 @@ class LooksBack(MetaBlock):
         read_RW = linear(self.read, seen_RH, shifts, "read", rows)
         return self.added(out_RW, read_RW * (count_R > 0)[:, None].to(read_RW.dtype))
 
+    @abstractmethod
     def look_back(self, x_RM: Tensor, count_R: Tensor, shifts: Shifts, rows: Rows, history: History) -> Tensor:
         """[R, H] what `read` is to make embeddings of; `count_R` [R] is how many samples each row looks back on."""
-        raise NotImplementedError
 
     @staticmethod
     def silent(width: int, outputs: int) -> nn.Linear:
