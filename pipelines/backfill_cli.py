@@ -7,10 +7,11 @@ import typer
 
 from limaml.cli.common import App, Json, emit
 from limaml.errors import ConfigError
-from pipelines.cluster_cli import Ca, Data, Host, Image, KfpNamespace, TokenVariable, Wait, Workspace, finish, follow
+from pipelines.cluster_cli import Data, Image, Wait, Workspace, finish, follow, on_kubeflow
 
 if TYPE_CHECKING:
     from limaml.config import Application
+    from pipelines.kubeflow import Access
 
 First = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First logical date.")]
 Last = Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last logical date, itself included.")]
@@ -23,7 +24,9 @@ def register(app: typer.Typer) -> None:
     app.command("backfill")(backfill)
 
 
+@on_kubeflow
 def backfill(
+    access: "Access",
     app: App,
     first: First,
     last: Last,
@@ -33,10 +36,6 @@ def backfill(
     submit: Submit = False,
     wait: Wait = False,
     image: Image = "",
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Refresh every date of a range that has not been, the oldest first; repeated, it goes on where it ended."""
@@ -48,12 +47,12 @@ def backfill(
     if (submit and dry_run) or (wait and not submit):
         raise ConfigError("--submit goes with --wait, and not with --dry-run")
     if submit:
-        from pipelines.kubeflow import Access, connect
+        from pipelines.kubeflow import connect
         from pipelines.submit import submit as start
 
         given = {"first_date": dates[0].isoformat(), "last_date": dates[-1].isoformat()}
         given |= {"workspace": workspace, "data": data}
-        kubeflow = connect(Access(host, kfp_namespace, token_variable, ca))
+        kubeflow = connect(access)
         follow(kubeflow, application, start(kubeflow, application, "backfill", given, image=image), wait, as_json)
         return
     root = workspace or application.cluster.workspace

@@ -1,6 +1,9 @@
 """`limaml submit`, `limaml pipelines`: what reaches Kubeflow Pipelines from the command line."""
 
+import inspect
+from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +13,7 @@ from limaml.errors import ConfigError, KubeflowError
 
 if TYPE_CHECKING:
     from limaml.config import Application
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow import Access, Kubeflow
     from pipelines.run import Finished
 
 Host = Annotated[
@@ -25,6 +28,8 @@ TokenVariable = Annotated[
     str, typer.Option("--token-variable", help="Environment variable that holds the token; else KF_PIPELINES_TOKEN.")
 ]
 Ca = Annotated[str, typer.Option("--ca", envvar="KF_PIPELINES_CA", help="File of the CA that signed its certificate.")]
+_ACCESS = {"host": Host, "kfp_namespace": KfpNamespace, "token_variable": TokenVariable, "ca": Ca}
+
 Kind = Annotated[str, typer.Argument(metavar="PIPELINE", help="train, refresh, monitor, ab_report or backfill.")]
 Image = Annotated[
     str, typer.Option("--image", envvar="LIMAML_IMAGE", help="Container image of every step; default: this version's.")
@@ -38,6 +43,27 @@ Parameter = Annotated[
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end; exit code 8 where it did not succeed.")]
 
 
+def on_kubeflow(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `access` becomes the four options that say where Kubeflow is and who asks."""
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        from pipelines.kubeflow import Access
+
+        command(Access(*(given.pop(name) for name in _ACCESS)), **given)
+
+    own = {name: each for name, each in inspect.signature(command).parameters.items() if name != "access"}
+    options = {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default="", annotation=kind)
+        for name, kind in _ACCESS.items()
+    }
+    parameters = {name: each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, each in (own | options).items()}
+    # What Typer reads.
+    with_options.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    with_options.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    return with_options
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command("submit")(submit)
@@ -49,7 +75,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="pipelines")
 
 
+@on_kubeflow
 def submit(
+    access: "Access",
     kind: Kind,
     app: App,
     workspace: Workspace = "",
@@ -58,20 +86,16 @@ def submit(
     run_date: RunDate = None,
     parameter: Parameter = None,
     wait: Wait = False,
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Start one run on Kubeflow and say where to watch it."""
     from limaml.config import load_application
-    from pipelines.kubeflow import Access, connect
+    from pipelines.kubeflow import connect
     from pipelines.submit import submit as start
 
     application = load_application(app)
     given = {"workspace": workspace, "data": data} | _parameters(parameter or [])
-    kubeflow = connect(Access(host, kfp_namespace, token_variable, ca))
+    kubeflow = connect(access)
     started = start(kubeflow, application, kind, given, run_date.date() if run_date else None, image)
     follow(kubeflow, application, started, wait, as_json)
 
@@ -98,60 +122,54 @@ def finish(finished: "Finished", as_json: bool) -> None:
         raise finished.error
 
 
+@on_kubeflow
 def register_pipelines(
+    access: "Access",
     app: App,
     image: Image = "",
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Upload what Kubeflow does not have yet of an application's pipelines; safe to repeat."""
     from dataclasses import asdict
 
     from limaml.config import load_application
-    from pipelines.kubeflow import Access, connect
+    from pipelines.kubeflow import connect
     from pipelines.uploads import register as upload_all
 
     application = load_application(app)
-    versions = upload_all(connect(Access(host, kfp_namespace, token_variable, ca)), application, image)
+    versions = upload_all(connect(access), application, image)
     emit({"application": application.name, "pipelines": [asdict(each) for each in versions]}, as_json)
 
 
+@on_kubeflow
 def list_pipelines(
+    access: "Access",
     app: App,
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """List an application's pipelines in Kubeflow with their versions."""
     from limaml.config import load_application
-    from pipelines.kubeflow import Access, connect
+    from pipelines.kubeflow import connect
     from pipelines.uploads import registered
 
     name = load_application(app).name
-    found = registered(connect(Access(host, kfp_namespace, token_variable, ca)), name)
+    found = registered(connect(access), name)
     emit({"application": name, "pipelines": list(found)}, as_json)
 
 
+@on_kubeflow
 def remove_pipelines(
+    access: "Access",
     app: App,
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Delete an application's pipelines from Kubeflow; runs there have been stay."""
     from limaml.config import load_application
-    from pipelines.kubeflow import Access, connect
+    from pipelines.kubeflow import connect
     from pipelines.uploads import remove
 
     name = load_application(app).name
-    removed = remove(connect(Access(host, kfp_namespace, token_variable, ca)), name)
+    removed = remove(connect(access), name)
     emit({"application": name, "removed": removed}, as_json)
 
 

@@ -1,13 +1,16 @@
 """`limaml doctor`: is everything there?"""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limaml.cli.common import Json, emit
 from limaml.errors import KubeflowError
-from pipelines.cluster_cli import Ca, Data, Host, KfpNamespace, TokenVariable, Workspace
+from pipelines.cluster_cli import Data, Workspace, on_kubeflow
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow import Access
 
 AppIfAny = Annotated[str, typer.Option("--app", help="An application, by name or path; none: the cluster alone.")]
 Namespace = Annotated[
@@ -23,30 +26,28 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
+@on_kubeflow
 def doctor(
+    access: "Access",
     app: AppIfAny = "",
     workspace: Workspace = "",
     data: Data = "",
     namespace: Namespace = "",
     context: Context = "",
     timeout: Timeout = 30.0,
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Check Kubeflow, Kubernetes, and all that an application's YAML names; exit code 8 where something failed."""
     from limaml.config import load_application
     from pipelines import doctor_cluster, doctor_services
     from pipelines.doctor import as_in_a_pod, run
-    from pipelines.kubeflow import POD_ACCOUNT, Access, pod_namespace
+    from pipelines.kubeflow import POD_ACCOUNT, pod_namespace
     from pipelines.kubernetes_api import KubernetesApi
 
     application = load_application(app) if app else None
-    place = namespace or kfp_namespace or pod_namespace() or "kubeflow"
+    place = namespace or access.namespace or pod_namespace() or "kubeflow"
     checks = [
-        *doctor_services.checks(Access(host, kfp_namespace, token_variable, ca), application, workspace, data),
+        *doctor_services.checks(access, application, workspace, data),
         *doctor_cluster.checks(lambda: KubernetesApi(context), application, place),
     ]
     with as_in_a_pod(application):

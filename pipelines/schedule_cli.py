@@ -7,11 +7,11 @@ import typer
 
 from limaml.cli.common import App, Json, emit
 from limaml.errors import ConfigError
-from pipelines.cluster_cli import Ca, Data, Host, Image, KfpNamespace, TokenVariable, Workspace
+from pipelines.cluster_cli import Data, Image, Workspace, on_kubeflow
 
 if TYPE_CHECKING:
     from limaml.config import Application
-    from pipelines.kubeflow import Kubeflow
+    from pipelines.kubeflow import Access, Kubeflow
 
 Register = Annotated[bool, typer.Option("--register", help="Upload every pipeline of the application as well.")]
 Kinds = Annotated[
@@ -30,16 +30,14 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="schedule")
 
 
+@on_kubeflow
 def apply(
+    access: "Access",
     app: App,
     register: Register = False,
     workspace: Workspace = "",
     data: Data = "",
     image: Image = "",
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Make Kubeflow's recurring runs what the YAML says; safe to repeat, and for two to do at once."""
@@ -48,7 +46,7 @@ def apply(
     from pipelines import schedule
     from pipelines.uploads import register as upload_all
 
-    kubeflow, application = _connect(app, host, kfp_namespace, token_variable, ca)
+    kubeflow, application = _connect(app, access)
     done = schedule.apply(kubeflow, application, {"workspace": workspace, "data": data}, image)
     result: dict[str, Any] = {"application": application.name, "endpoint": kubeflow.endpoint, "schedules": done}
     if register:
@@ -56,77 +54,69 @@ def apply(
     _show(result, as_json, "action", "name", "waiting")
 
 
+@on_kubeflow
 def list_schedules(
+    access: "Access",
     app: App,
     workspace: Workspace = "",
     data: Data = "",
     image: Image = "",
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Show whether Kubeflow agrees with the YAML, the next run and how the last one went."""
     from pipelines import schedule
 
-    kubeflow, application = _connect(app, host, kfp_namespace, token_variable, ca)
+    kubeflow, application = _connect(app, access)
     rows = schedule.status(kubeflow, application, {"workspace": workspace, "data": data}, image)
     result = {"application": application.name, "endpoint": kubeflow.endpoint, "schedules": rows}
     _show(result, as_json, "state", "cron", "next_run", "last_run")
 
 
+@on_kubeflow
 def pause(
+    access: "Access",
     app: App,
     kinds: Kinds = None,
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Start no new runs until `resume` or the next `apply`; running ones go on."""
     from pipelines import schedule
 
-    kubeflow, application = _connect(app, host, kfp_namespace, token_variable, ca)
+    kubeflow, application = _connect(app, access)
     done = schedule.pause(kubeflow, application, _kinds(kinds))
     _show({"application": application.name, "endpoint": kubeflow.endpoint, "schedules": done}, as_json, "action")
 
 
+@on_kubeflow
 def resume(
+    access: "Access",
     app: App,
     kinds: Kinds = None,
     workspace: Workspace = "",
     data: Data = "",
     image: Image = "",
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Let paused schedules go on; Kubeflow makes up for the newest run that was missed, and for no other."""
     from pipelines import schedule
 
-    kubeflow, application = _connect(app, host, kfp_namespace, token_variable, ca)
+    kubeflow, application = _connect(app, access)
     given = {"workspace": workspace, "data": data}
     done = schedule.resume(kubeflow, application, given, image, _kinds(kinds))
     _show({"application": application.name, "endpoint": kubeflow.endpoint, "schedules": done}, as_json, "action")
 
 
+@on_kubeflow
 def delete(
+    access: "Access",
     app: App,
     kinds: Kinds = None,
-    host: Host = "",
-    kfp_namespace: KfpNamespace = "",
-    token_variable: TokenVariable = "",
-    ca: Ca = "",
     as_json: Json = False,
 ) -> None:
     """Remove the application's recurring runs; running runs go on."""
     from pipelines import schedule
 
-    kubeflow, application = _connect(app, host, kfp_namespace, token_variable, ca)
+    kubeflow, application = _connect(app, access)
     done = schedule.delete(kubeflow, application, _kinds(kinds))
     _show(
         {"application": application.name, "endpoint": kubeflow.endpoint, "schedules": done},
@@ -136,12 +126,12 @@ def delete(
     )
 
 
-def _connect(app: str, host: str, namespace: str, variable: str, ca: str) -> "tuple[Kubeflow, Application]":
+def _connect(app: str, access: "Access") -> "tuple[Kubeflow, Application]":
     from limaml.config import load_application
-    from pipelines.kubeflow import Access, connect
+    from pipelines.kubeflow import connect
 
     application = load_application(app)
-    return connect(Access(host, namespace, variable, ca)), application
+    return connect(access), application
 
 
 def _kinds(given: list[str] | None) -> tuple[str, ...]:
