@@ -40,8 +40,12 @@ class Setup:
 
     @cached_property
     def text(self) -> str:
-        """The application as the pipelines' parameter `application` takes it."""
-        return canonical_json(self.application.model_dump(mode="json")).decode()
+        """The application as the pipelines' parameter `application` takes it, without what is a default anyway.
+
+        A person reads it in Kubeflow's form, and Argo writes it into every node of a run's workflow, which has a
+        megabyte for all of them.
+        """
+        return canonical_json(self.application.model_dump(mode="json", exclude_defaults=True)).decode()
 
     @contextmanager
     def run(self, kind: str, title: str, image: Any, application: Any, workspace: Any) -> Iterator[dict[str, Any]]:

@@ -13,10 +13,11 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from limaml.application_files import extend, read_application
+from limaml.application_files import extend, read_application, shipped_applications
 from limaml.config import Application, application_from_parameter, load_application, parse_application
 from limaml.errors import ConfigError
 from pipelines.compile import KINDS, compile_pipeline, pipeline_name
+from pipelines.setup import Setup
 
 IMAGE = "registry.example/limaml@sha256:0000"
 
@@ -124,6 +125,22 @@ def test_a_run_starts_without_typing(plain: Compiled) -> None:
     assert asked == said_by_hand.get(plain.kind, set())
     if not asked:
         assert plain.defaults["run_date"] == ""
+
+
+@pytest.mark.parametrize("name", shipped_applications())
+def test_the_application_is_the_same_in_few_words(name: str) -> None:
+    application = load_application(name)
+    text = Setup(application, IMAGE).text
+    assert application_from_parameter(text) == application
+    assert len(text) < len(application.model_dump_json()) / 2
+
+
+def test_what_is_a_default_elsewhere_is_said() -> None:
+    """A step may ask for what any step would, where its own default is another."""
+    application = _ptap(cluster={"steps": {"group_tasks": {"memory": "4Gi"}, "train_theta": {"timeout_minutes": 120}}})
+    again = application_from_parameter(Setup(application, IMAGE).text)
+    assert again == application
+    assert again.cluster.steps.group_tasks.memory == "4Gi"
 
 
 def test_a_database_of_latin_letters_takes_the_text(plain: Compiled) -> None:
