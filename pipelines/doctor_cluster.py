@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import yaml
+
 from components.launch import train_job
 from limaml.cluster_sections import StepResources, Toleration
 from limaml.config import Application
@@ -12,6 +14,9 @@ from limaml.errors import KubeflowError
 from pipelines.doctor import Check, Outcome
 from pipelines.kubernetes_api import Denied, KubernetesApi
 
+KUBEFLOW = "kubeflow"
+# A strategic merge patch on every workflow that Kubeflow makes of a pipeline.
+PATCH = "COMPILED_PIPELINE_SPEC_PATCH"
 _UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTP", start=1)}
 
@@ -26,6 +31,7 @@ def checks(connect: Callable[[], KubernetesApi], application: Application | None
     if application is None:
         return found
     cluster = application.cluster
+    found.append(Check("retries", partial(_retries, api)))
     found.append(Check("nodes", partial(_nodes, api, application, gpus=False)))
     found.append(Check("gpu nodes", partial(_nodes, api, application, gpus=True)))
     keys: dict[str, dict[str, bool]] = {}
@@ -111,6 +117,34 @@ def _crd(api: KubernetesApi, group: str, kind: str, needed_by: str, required: bo
     if required:
         return Outcome("failed", f"no {kind} of {group}, which is for {what}", do)
     return Outcome("skipped", f"no {kind} of {group}; only for {what}", do)
+
+
+@_skips
+def _retries(api: KubernetesApi) -> Outcome:
+    """Whether Argo, as Kubeflow has set it up, tries a step again that has failed."""
+    try:
+        config = api.namespaced(KUBEFLOW, "configmaps", "workflow-controller-configmap")
+        server = api.get(f"/apis/apps/v1/namespaces/{KUBEFLOW}/deployments/ml-pipeline")
+    except Denied:
+        config, server = None, None
+    if config is None:
+        return Outcome("skipped", f"Argo's ConfigMap in namespace {KUBEFLOW} can't be seen")
+    data = config.get("data") or {}
+    # Argo takes its settings as keys of their own, or all of them below `config`.
+    text = data.get("workflowDefaults") or (yaml.safe_load(data.get("config") or "") or {}).get("workflowDefaults")
+    defaults: Any = yaml.safe_load(text) if isinstance(text, str) else text
+    for part in ("spec", "templateDefaults", "retryStrategy"):
+        defaults = (defaults or {}).get(part)
+    policy = (defaults or {}).get("retryPolicy") or "OnFailure"
+    pods = ((server or {}).get("spec") or {}).get("template", {}).get("spec", {}).get("containers") or ()
+    patches = [each.get("value") for pod in pods for each in pod.get("env") or () if each["name"] == PATCH]
+    if policy != "OnError" or any("retryPolicy" in (patch or "") for patch in patches):
+        return Outcome("ok", "steps that fail are tried again")
+    return Outcome(
+        "warning",
+        "Argo tries no step again that fails, only one whose pod is lost: retryPolicy is OnError, Kubeflow 2.17's own",
+        f"let ml-pipeline's variable {PATCH} say otherwise: docs/pipelines.md, What is tried again",
+    )
 
 
 @_skips

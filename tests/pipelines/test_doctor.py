@@ -52,6 +52,7 @@ def kubernetes(nothing_around: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
     fake.put("secrets", "registry", data={".dockerconfigjson": "e30="})
     fake.put("secrets", "mlflow", data={"user": "dQ==", "password": "cA=="})
     fake.put("serviceaccounts", "runner")
+    fake.put("configmaps", "workflow-controller-configmap", "kubeflow", data={"executor": "imagePullPolicy: Always"})
     fake.put("persistentvolumeclaims", "models", status={"phase": "Bound"}, spec={"accessModes": ["ReadWriteMany"]})
     with fake.running(tmp_path) as config:
         monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
@@ -119,6 +120,37 @@ def ask(
         return {row["check"]: row for row in result["checks"]}
 
     return ask
+
+
+# As Kubeflow Pipelines 2.17.0 installs it.
+STOCK = """
+spec:
+  ttlStrategy: {secondsAfterCompletion: 3600}
+  templateDefaults:
+    retryStrategy: {limit: '2', retryPolicy: OnError}
+"""
+
+
+@pytest.mark.parametrize("data", [{"workflowDefaults": STOCK}, {"config": yaml.safe_dump({"workflowDefaults": STOCK})}])
+def test_an_argo_that_tries_no_failed_step_again_is_told(kubernetes: FakeKubernetes, ask: Any, data: Any) -> None:
+    assert ask(code=0)["retries"]["state"] == "ok"
+    kubernetes.put("configmaps", "workflow-controller-configmap", "kubeflow", data=data)
+    row = ask(code=0)["retries"]
+    assert (row["state"], row["do"]) == (
+        "warning",
+        "let ml-pipeline's variable COMPILED_PIPELINE_SPEC_PATCH say otherwise: docs/pipelines.md, What is tried again",
+    )
+    patch = {
+        "name": "COMPILED_PIPELINE_SPEC_PATCH",
+        "value": '{"templates": [{"retryStrategy": {"retryPolicy": "x"}}]}',
+    }
+    pod = {"containers": [{"name": "ml-pipeline-api-server", "env": [patch]}]}
+    kubernetes.objects["/apis/apps/v1/namespaces/kubeflow/deployments/ml-pipeline"] = {
+        "spec": {"template": {"spec": pod}}
+    }
+    assert ask(code=0)["retries"]["state"] == "ok"
+    kubernetes.statuses["configmaps"] = 403
+    assert ask(code=0)["retries"]["state"] == "skipped"
 
 
 def test_where_everything_is_there_nothing_fails_and_nothing_is_left_behind(ask: Any, s3: str) -> None:
