@@ -173,30 +173,31 @@ class GlobalBlock(nn.Module):
         def before(z_RO: Tensor) -> tuple[Tensor, Tensor | None]:
             return products.linear(z_RO, weight_z, bias), item_vector(z_RO)
 
-        @torch.no_grad()
-        def once(z_RO: Tensor, e_RD: Tensor) -> tuple[Tensor, Tensor]:
-            v_RD = item_vector(z_RO)
-            parts = [z_RO, e_RD] if v_RD is None else [z_RO, e_RD, e_RD * v_RD]
-            a_RH = products.linear(torch.cat(parts, 1), weight, bias)
-            return network.constant(a_RH, e_RD, v_RD, self._drops(a_RH))
-
-        sizes = products.piece_sizes(len(z_RO))
+        sizes = products.piece_sizes(z_RO)
         chunks = of(z_RO).split(sizes)
         open_RB = (
             None if self.gate is None else F.softplus(F.linear(of(z_RO), of(self.gate.weight), of(self.gate.bias)))
         )
         kept = [before(z_RO) for z_RO in chunks] if steps > 1 else None
 
+        @torch.no_grad()
+        def one_constant(index: int, e_RD: Tensor) -> tuple[Tensor, Tensor]:
+            with products.piece_products(e_RD):
+                if kept is None:
+                    z_RO = chunks[index]
+                    v_RD = item_vector(z_RO)
+                    read = [z_RO, e_RD] if v_RD is None else [z_RO, e_RD, e_RD * v_RD]
+                    a_RH = F.linear(torch.cat(read, 1), weight, bias)
+                else:
+                    first_RH, v_RD = kept[index]
+                    a_RH = network.with_embedding(first_RH.clone(), e_RD, v_RD)
+                return network.constant(a_RH, e_RD, v_RD, self._drops(a_RH))
+
         def one(index: int, e_RD: Tensor) -> tuple[Tensor, Tensor]:
-            if constant and kept is None:
-                return once(chunks[index], e_RD)
+            if constant:
+                return one_constant(index, e_RD)
             first_RH, v_RD = before(chunks[index]) if kept is None else kept[index]
-            drops = self._drops(first_RH)
-            if not constant:
-                return network.logit_and_gradient(first_RH, e_RD, v_RD, drops, overwrite=kept is None)
-            with torch.no_grad():
-                a_RH = network.with_embedding(first_RH.clone(), e_RD, v_RD)
-            return network.constant(a_RH, e_RD, v_RD, drops)
+            return network.logit_and_gradient(first_RH, e_RD, v_RD, self._drops(first_RH), overwrite=kept is None)
 
         def linearize(embedding_RW: Tensor) -> tuple[Tensor, Tensor]:
             e_RD = embedding_RW[:, : self.width]

@@ -59,20 +59,17 @@ class PiecewiseLinear:
         arguments = first_RH, e_RD, v_RD, self.weight_e, self.weight_v, drops, overwrite, *self.layers
         return _LogitAndGradient.apply(*arguments)
 
-    @torch.no_grad()
     def constant(
         self, a_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None, drops: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
-        """The same without a graph, from the first layer before its activation `a_RH`, which is written over."""
-        with piece_products(len(a_RH)):
-            return self._run(a_RH, e_RD, v_RD, drops)[:2]
+        """The same with nothing to differentiate, from the first layer before its activation, which is written over."""
+        return self._run(a_RH, e_RD, v_RD, drops)[:2]
 
     def with_embedding(self, first_RH: Tensor, e_RD: Tensor, v_RD: Tensor | None) -> Tensor:
         """[R, H] the first layer before its activation: the embedding's share added to `first_RH` in its place."""
-        with piece_products(len(first_RH)):
-            first_RH.addmm_(e_RD, self.weight_e.t())
-            if v_RD is not None and self.weight_v is not None:
-                first_RH.addmm_(e_RD * v_RD, self.weight_v.t())
+        first_RH.addmm_(e_RD, self.weight_e.t())
+        if v_RD is not None and self.weight_v is not None:
+            first_RH.addmm_(e_RD * v_RD, self.weight_v.t())
         return first_RH
 
     def _run(
@@ -120,8 +117,8 @@ class _LogitAndGradient(torch.autograd.Function):
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
         network = PiecewiseLinear(weight_e, weight_v, layers)
-        a = network.with_embedding(first_RH if overwrite else first_RH.clone(), e_RD, v_RD)
-        with piece_products(len(a)):
+        with piece_products(first_RH):
+            a = network.with_embedding(first_RH if overwrite else first_RH.clone(), e_RD, v_RD)
             logit_R, gradient_RD, hidden, deltas = network._run(a, e_RD, v_RD, drops)
         ctx.drops, ctx.depth = drops, len(hidden)
         ctx.save_for_backward(gradient_RD, e_RD, v_RD, weight_e, weight_v, *layers[::2], *hidden, *deltas)
@@ -130,7 +127,7 @@ class _LogitAndGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, a_R: Tensor, u_RD: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of Σ a·logit + Σ u·J."""
-        with piece_products(len(a_R)):
+        with piece_products(a_R):
             return _LogitAndGradient._gradients(ctx, a_R, u_RD)
 
     @staticmethod

@@ -22,18 +22,20 @@ PIECES = (1024, 512, 256, 128)
 _WEIGHTS = 1 << 13
 
 
-def piece_sizes(rows: int) -> list[int]:
-    """How many rows go through at once, in order; they sum to `rows`."""
-    sizes: list[int] = []
+def piece_sizes(x_RI: Tensor) -> list[int]:
+    """How many rows go through at once, in order; they sum to R. Other devices than the processor take all of them."""
+    rows, sizes = len(x_RI), list[int]()
+    if x_RI.device.type != "cpu":
+        return [rows]
     for size in PIECES:
         sizes += [size] * ((rows - sum(sizes)) // size)
     left = rows - sum(sizes)
     return [*sizes, left] if left else sizes
 
 
-def piece_products(rows: int) -> AbstractContextManager[None]:
-    """The products of a piece of this many rows: the fastest exact ones, or the default's for what is left over."""
-    return fast_products() if rows in PIECES else nullcontext()
+def piece_products(piece_RI: Tensor) -> AbstractContextManager[None]:
+    """The products of a piece of rows: the fastest exact ones, or the default's for what is left over."""
+    return fast_products(piece_RI.device) if len(piece_RI) in PIECES else nullcontext()
 
 
 def linear(x_RI: Tensor, weight_UI: Tensor, bias_U: Tensor) -> Tensor:
@@ -77,7 +79,8 @@ class _Linear(torch.autograd.Function):
 
 def _pieces(x_RI: Tensor) -> Iterator[slice]:
     start = 0
-    for size in piece_sizes(len(x_RI)):
-        with piece_products(size):
-            yield slice(start, start + size)
+    for size in piece_sizes(x_RI):
+        rows = slice(start, start + size)
+        with piece_products(x_RI[rows]):
+            yield rows
         start += size

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limaml.learning import products
+from limaml.learning import precision, products
 
 WEIGHT = (128, 64)
 
@@ -19,10 +19,20 @@ def _faster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 127, 128, 1000, 1024, 5000])
 def test_pieces_are_few_sizes_and_one_rest(rows: int) -> None:
-    sizes = products.piece_sizes(rows)
+    sizes = products.piece_sizes(torch.empty(rows, 1))
     assert sum(sizes) == rows
     assert [size for size in sizes[:-1] if size not in products.PIECES] == []
     assert all(size < products.PIECES[-1] for size in sizes if size not in products.PIECES)
+
+
+def test_another_device_takes_all_rows_at_its_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "best_precision", lambda: "medium")
+    rows, before = torch.empty(1024, 1, device="meta"), torch.get_float32_matmul_precision()
+    assert products.piece_sizes(torch.empty(5000, 1, device="meta")) == [5000]
+    with products.piece_products(rows):
+        assert torch.get_float32_matmul_precision() == before
+    with products.piece_products(torch.empty(1024, 1)):
+        assert torch.get_float32_matmul_precision() == "medium"
 
 
 def arguments(rows: int) -> list[torch.Tensor]:
