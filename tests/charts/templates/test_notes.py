@@ -36,5 +36,18 @@ def test_it_warns_where_steps_may_not_find_claims_secrets_and_accounts() -> None
     assert warning not in text(places)["NOTES.txt"]
 
 
+def test_it_warns_where_a_network_policy_keeps_out_who_is_to_come_in() -> None:
+    warning = "WARNING: pods of team alone reach the scorers"
+    from_outside = {
+        "monitoring": {"serviceMonitor": {"enabled": True}},
+        "scorer": {"ingress": {"enabled": True, "domain": "example"}},
+    }
+    notes = text(from_outside)["NOTES.txt"]
+    assert f"{warning}: name the namespace of Prometheus and of the Ingress controller in networkPolicy.from" in notes
+    assert warning not in text({})["NOTES.txt"]
+    assert warning not in text(from_outside | {"networkPolicy": {"enabled": False}})["NOTES.txt"]
+    assert warning not in text(from_outside | {"networkPolicy": {"from": [{"podSelector": {}}]}})["NOTES.txt"]
+
+
 def test_it_says_so_where_there_is_nothing_to_do() -> None:
     assert "There is nothing to do yet" in text({"applications": {"ptap": None}})["NOTES.txt"]
