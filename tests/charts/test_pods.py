@@ -73,7 +73,7 @@ def test_data_is_made_and_a_scorer_waits_for_its_first_release(image: str, tmp_p
             time.sleep(1)
         assert requests.get("http://localhost:8080/v2/models/ptap/ready", timeout=5).status_code == 503
         _, pod = container("tests/scorers", "Pod")
-        entry, *rest = [*pod["command"], *pod["args"][:2], "http://localhost:8080"]
+        entry, *rest = [*pod["command"], pod["args"][0], "ptap=http://localhost:8080"]
         tested = docker("run", "--rm", *RESTRICTED, "--network=host", f"--entrypoint={entry}", image, *rest)
         assert "no release is loaded yet" in tested.stdout
         docker("stop", "--time", "60", scorer)

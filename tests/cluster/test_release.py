@@ -68,6 +68,8 @@ class Story:
         values = scenario("trial")
         values["image"] = {"repository": repository, "tag": tag}
         values["applications"]["ptap"]["config"] |= SMALL | {"schedule": {"refresh": {"cron": cron}}}
+        # A second one, so that there are several of everything.
+        values["applications"]["pclick_user"] = {"config": {"extends": "pclick_user"}}
         values["trial"]["data"] |= {"members": 300, "daysBefore": 8, "daysAfter": 2}
         if redis := os.environ.get("LIMAML_TEST_REDIS_IMAGE"):
             values["trial"]["redis"]["image"] = redis
@@ -86,8 +88,8 @@ class Story:
         while True:
             path = f"{self.root}/services/ml-pipeline:8888/proxy/apis/v2beta1/{kind.lower()}"
             page = self.cluster.call("GET", path, page_token=token)
-            found += page[kind]
-            if not (token := page["next_page_token"]):
+            found += page.get(kind, [])
+            if not (token := page.get("next_page_token", "")):
                 return found
 
     def enabled(self) -> list[str]:
@@ -208,7 +210,9 @@ def _answers(story: Story, service: str, path: str) -> bool:
 def test_install(story: Story) -> None:
     story.helm.install(CHART, "limaml", story.values(), timeout=15 * MINUTES, wait="watcher")
     assert {each["display_name"] for each in story.kubeflow("pipelines")} == {
-        f"ptap-{kind}" for kind in ("train", "refresh", "monitor", "ab-report", "backfill")
+        f"{application}-{kind}"
+        for application in ("ptap", "pclick-user")
+        for kind in ("train", "refresh", "monitor", "ab-report", "backfill")
     }
     assert story.enabled() == ["0 30 2 * * *"]
     assert not [each for each in story.left() if each.startswith("Job/")]
@@ -216,7 +220,8 @@ def test_install(story: Story) -> None:
 
 def test_helm_test_says_there_is_no_release_yet(story: Story) -> None:
     logs = story.helm.test("limaml", timeout=5 * MINUTES, logs=True)["logs"]
-    assert "no release is loaded yet" in logs
+    for application in ("ptap", "pclick_user"):
+        assert re.search(rf"{application}: lives at .*no release is loaded yet", logs), logs
     assert "schedule refresh: in sync" in logs
 
 
