@@ -203,10 +203,11 @@ class Cluster(Section):
         ge=1,
         description="how long a pod of a TrainJob or SparkApplication may wait for a node, and then for its first container",
     )
+    # Argo keeps the state of a run in one object, of which a part takes some 10 kB when packed; it may have 1 MB.
     fan_out: int = Field(
         default=1,
         ge=1,
-        le=512,
+        le=64,
         description="pods that generate and push shards side by side, where the store lets them",
     )
     spark: Spark = Spark()

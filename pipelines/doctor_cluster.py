@@ -143,7 +143,7 @@ def _retries(api: KubernetesApi) -> Outcome:
     return Outcome(
         "warning",
         "Argo tries no step again that fails, only one whose pod is lost: retryPolicy is OnError, Kubeflow 2.17's own",
-        f"let ml-pipeline's variable {PATCH} say otherwise: docs/pipelines.md, What is tried again",
+        "take templateDefaults out of Argo's workflowDefaults: docs/pipelines.md, What is tried again",
     )
 
 

@@ -138,7 +138,7 @@ def test_an_argo_that_tries_no_failed_step_again_is_told(kubernetes: FakeKuberne
     row = ask(code=0)["retries"]
     assert (row["state"], row["do"]) == (
         "warning",
-        "let ml-pipeline's variable COMPILED_PIPELINE_SPEC_PATCH say otherwise: docs/pipelines.md, What is tried again",
+        "take templateDefaults out of Argo's workflowDefaults: docs/pipelines.md, What is tried again",
     )
     patch = {
         "name": "COMPILED_PIPELINE_SPEC_PATCH",
