@@ -58,8 +58,9 @@ def doctor(
     if as_json:
         emit(result, as_json)
     else:
+        width = max(22, *(len(row["check"]) + 1 for row in rows))  # a claim's name may be long
         for row in rows:
-            do = f"\n{'':9}{'':22}→ {row['do']}" if row["do"] and row["state"] != "ok" else ""
-            sys.stdout.write(f"{row['state']:<9}{row['check']:<22}{row['found']}{do}\n")
+            do = f"\n{'':9}{'':{width}}→ {row['do']}" if row["do"] and row["state"] != "ok" else ""
+            sys.stdout.write(f"{row['state']:<9}{row['check']:<{width}}{row['found']}{do}\n")
     if failed:
         raise KubeflowError(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")

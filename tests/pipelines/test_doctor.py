@@ -384,6 +384,18 @@ def test_without_an_application_the_cluster_alone_is_looked_at(
     assert all(line.startswith("ok") for line in out.splitlines())
 
 
+def test_a_long_name_keeps_its_column(
+    server: FakeKubeflow, kubernetes: FakeKubernetes, limaml: Command, tmp_path: Path
+) -> None:
+    volumes = [{"claim": "the-models-of-all-our-applications", "path": "/models"}]
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL | {"cluster": {"volumes": volumes}}))
+    _, out, _ = limaml("doctor", "--app", str(tmp_path / "small.yaml"), "--host", server.host, "--namespace", "team")
+    (line,) = [line for line in out.splitlines() if "volume the-models" in line]
+    assert "volume the-models-of-all-our-applications there is no volume claim" in line
+    (said,) = [line for line in out.splitlines() if "create the claim" in line or "create it" in line]
+    assert said.index("→") == line.index("there is no volume claim")
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [("500m", 0.5), ("4", 4), ("1Gi", 2**30), ("16393244Ki", 16393244 * 1024), ("1.5", 1.5), ("2G", 2e9)],
