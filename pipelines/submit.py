@@ -168,7 +168,9 @@ def _steps(run: dict[str, Any], state: str) -> dict[str, str]:
     """Our steps that are in a state, by name, each with what Kubeflow says of it."""
     tasks = (run.get("run_details") or {}).get("task_details") or []
     named = {str(task.get("display_name")): _said(task) for task in tasks if task.get("state") == state}
-    return {name: named[name] for name in sorted(named) if _STEP.fullmatch(name)}
+    # A driver prepares its step's pod; that it works is nothing to tell, that it failed is.
+    part = "-driver" if state == "FAILED" else ""
+    return {name: named[name] for name in sorted(named) if _STEP.fullmatch(name.removesuffix(part))}
 
 
 def _failed(run: dict[str, Any]) -> list[dict[str, str]]:

@@ -135,7 +135,8 @@ def test_a_run_is_followed_through_lost_connections_to_its_reason(
         server.fault("GET", "/runs/", cut=True, times=2)
         server.fault("GET", "/runs/", status=503, times=2)
         time.sleep(0.3)
-        _state(server, "FAILED", **_tasks(validate_data="SUCCEEDED", group_tasks="SUCCEEDED", group_tasks_2="FAILED"))
+        ended = {"validate_data": "SUCCEEDED", "group_tasks_2": "FAILED", "group_tasks_3_driver": "FAILED"}
+        _state(server, "FAILED", **_tasks(**ended))
 
     thread = threading.Thread(target=live)
     thread.start()
@@ -143,8 +144,8 @@ def test_a_run_is_followed_through_lost_connections_to_its_reason(
         result = submit.watch(kubeflow, run_id, 1)
     thread.join()
     assert result["state"] == "FAILED"
-    assert result["reason"] == "group-tasks-2"
-    assert result["failed_steps"] == [{"step": "group-tasks-2", "message": ""}]
+    assert result["reason"] == "group-tasks-2; group-tasks-3-driver"
+    assert result["failed_steps"][0] == {"step": "group-tasks-2", "message": ""}
     assert f"run {run_id}: RUNNING, running: group-tasks, group-tasks-2" in caplog.messages
 
 
