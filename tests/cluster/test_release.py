@@ -263,14 +263,19 @@ def test_the_doctors_pod_of_the_docs_finds_everything(story: Story) -> None:
         "image": story.image,
         "command": [*body["spec"]["containers"][0]["command"], "--json"],
     }
-    story.cluster.core.create_namespaced_pod(story.namespace, body)
-    _, log = story.ended("doctor", 120)
-    said = json.loads(next(line for line in log.splitlines() if line.startswith("{")))
-    found = {each["check"]: each for each in said["checks"]}
-    assert said["asked_from"] == "a pod"
-    for check in ("kubeflow pipelines", "workspace", "data", "online store", "mlflow", "kubernetes"):
+    wanted = ("kubeflow pipelines", "workspace", "data", "online store", "mlflow", "kubernetes")
+    for attempt in range(3):
+        story.cluster.core.create_namespaced_pod(story.namespace, body | {"metadata": {"name": f"doctor-{attempt}"}})
+        _, log = story.ended(f"doctor-{attempt}", 120)
+        said = json.loads(next(line for line in log.splitlines() if line.startswith("{")))
+        found = {each["check"]: each for each in said["checks"]}
         # There is data and no release yet.
-        assert found[check]["state"] in ("ok", "warning"), found[check]
+        wrong = [found[check] for check in wanted if found[check]["state"] not in ("ok", "warning")]
+        if not wrong:
+            break
+        # A network policy takes a moment to know a new pod, and the doctor is quick.
+    assert not wrong
+    assert said["asked_from"] == "a pod"
     # The default account may not look at these.
     for check in ("nodes", "secret limaml-redis", "volume limaml-workspace"):
         assert "cannot" in found[check]["found"], found[check]
