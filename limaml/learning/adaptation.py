@@ -295,11 +295,12 @@ class _Layer:
                 self.first_TSU = self.rows.padded(self.first_RU)
             assert self.first_TSU is not None
             return self.rows.flat(torch.baddbmm(self.first_TSU, self.products_TSS, self.factor_TSU, alpha=-1))
-        if self.own_TUI is None or self.bias_TU is None:
+        if self.weight_TUI is None or self.bias_TU is None:
             first_RU = products.linear(input_RI, self.shared.weight, self.shared.bias)
             self.first_RU = first_RU
             return first_RU
         bias_T1U = (self.shared.bias + self.bias_TU)[:, None]
+        self.own_TUI = self.shared.weight + self.weight_TUI
         return self.rows.flat(torch.baddbmm(bias_T1U, self.rows.padded(input_RI), self.own_TUI.mT))
 
     def backward(self, delta_RU: Tensor) -> Tensor:
@@ -314,12 +315,12 @@ class _Layer:
                 self.input_TSI = self.rows.padded(input_RI)
             self.factor_TSU = delta_TSU if self.factor_TSU is None else self.factor_TSU + delta_TSU
             return
-        weight_TUI, bias_TU = torch.bmm(delta_TSU.mT, self.rows.padded(input_RI)), delta_TSU.sum(1)
+        down_TSU = -delta_TSU
+        weight_TUI, bias_TU = torch.bmm(down_TSU.mT, self.rows.padded(input_RI)), down_TSU.sum(1)
         if self.rates is not None:
             weight_TUI, bias_TU = weight_TUI * self.rates[0], bias_TU * self.rates[1]
-        self.weight_TUI = -weight_TUI if self.weight_TUI is None else self.weight_TUI - weight_TUI
-        self.bias_TU = -bias_TU if self.bias_TU is None else self.bias_TU - bias_TU
-        self.own_TUI = self.shared.weight + self.weight_TUI
+        self.weight_TUI = weight_TUI if self.weight_TUI is None else self.weight_TUI + weight_TUI
+        self.bias_TU = bias_TU if self.bias_TU is None else self.bias_TU + bias_TU
 
     def shifts(self) -> list[tuple[str, Shift]]:
         weight, bias = f"{self.name}.weight", f"{self.name}.bias"
