@@ -47,6 +47,19 @@ SMALL: dict[str, Any] = {
     "store": {"keep_days": 0},
 }
 
+# Sections of a shipped application that make its training one of minutes, and its gate let it through.
+SHORT: dict[str, Any] = {
+    "windows": {"train_days": 5, "validation_days": 2, "test_days": 1, "lookback_days": 5},
+    "training": {"epochs": 1, "threads": 1, "device": "cpu"},
+    "grouping": {"buckets": 2, "shards": 2},
+    "gate": {
+        "minimum_rows": 1,
+        "minimum_gain_over_vanilla": -1,
+        "minimum_gain_over_intercept": -1,
+        "maximum_calibration_error": 1,
+    },
+}
+
 
 @pytest.fixture
 def application() -> Application:

@@ -23,23 +23,12 @@ import tests.pipelines.fake_kubeflow
 from charts.generate import CHART
 from tests.charts.rendering import scenario
 from tests.cluster.conftest import Cluster, new_namespace, until
+from tests.conftest import SHORT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("nodes"), pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
 LIMAML = Path(sys.executable).parent / "limaml"
 MINUTES = 60
-# pTap made small: a training of two minutes, and a gate that lets it through.
-SMALL: dict[str, Any] = {
-    "windows": {"train_days": 5, "validation_days": 2, "test_days": 1, "lookback_days": 5},
-    "training": {"epochs": 1, "threads": 1, "device": "cpu"},
-    "grouping": {"buckets": 2, "shards": 2},
-    "gate": {
-        "minimum_rows": 1,
-        "minimum_gain_over_vanilla": -1,
-        "minimum_gain_over_intercept": -1,
-        "maximum_calibration_error": 1,
-    },
-}
 REQUEST = {
     "task": {"member_id": 42},
     "features": {"hour_of_day": 18, "notification_type": "digest", **{f"item_x{n}": 0 for n in range(12)}},
@@ -67,7 +56,7 @@ class Story:
         repository, _, tag = self.image.rpartition(":")
         values = scenario("trial")
         values["image"] = {"repository": repository, "tag": tag}
-        values["applications"]["ptap"]["config"] |= SMALL | {"schedule": {"refresh": {"cron": cron}}}
+        values["applications"]["ptap"]["config"] |= SHORT | {"schedule": {"refresh": {"cron": cron}}}
         # A second one, so that there are several of everything.
         values["applications"]["pclick_user"] = {"config": {"extends": "pclick_user"}}
         values["trial"]["data"] |= {"members": 300, "daysBefore": 8, "daysAfter": 2}

@@ -31,18 +31,8 @@ from limaml.schema import stored_id
 from limaml.windows import refresh_split, training_splits
 from limaml.workspace import Workspace
 from pipelines.run import run_refresh, run_train
+from tests.conftest import SHORT
 
-SMALL = {
-    "windows": {"train_days": 5, "validation_days": 2, "test_days": 1, "lookback_days": 5},
-    "training": {"epochs": 1, "threads": 1, "device": "cpu"},
-    "grouping": {"buckets": 2, "shards": 2},
-    "gate": {
-        "minimum_rows": 1,
-        "minimum_gain_over_vanilla": -1,
-        "minimum_gain_over_intercept": -1,
-        "maximum_calibration_error": 1,
-    },
-}
 TRAINED, REFRESHED = date(2026, 1, 9), date(2026, 1, 10)
 
 
@@ -57,7 +47,7 @@ def _logging_as_before() -> Iterator[None]:
 
 def small(name: str) -> Application:
     content = load_application(name).model_dump(mode="json")
-    return parse_application({**content, **{key: content[key] | value for key, value in SMALL.items()}}, "small")
+    return parse_application({**content, **{key: content[key] | value for key, value in SHORT.items()}}, "small")
 
 
 class Steps:
