@@ -145,28 +145,3 @@ async def at_rate(
     for connection in every:
         connection.close()
     return np.array(latencies)
-
-
-async def in_turn(
-    ports: dict[str, int], requests: dict[str, Sequence[bytes]], rounds: int, block: int
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Latencies of several servers asked one after the other, in changing order, one request at a time.
-
-    Each is asked a `block` of requests before it is the next one's turn: a server that other processes ran before has
-    their data in the processor's cache, which no server on a machine of its own would. `rounds` is how many requests
-    each gets, a multiple of the block.
-    """
-    connections = {name: await Connection.open(port) for name, port in ports.items()}
-    latencies: dict[str, list[float]] = {name: [] for name in ports}
-    order = np.random.default_rng(0)
-    names = list(ports)
-    for first in range(0, rounds, block):
-        for place in order.permutation(len(names)).tolist():
-            name = names[place]
-            for turn in range(first, first + block):
-                started = time.perf_counter()
-                await connections[name].ask(requests[name][turn % len(requests[name])])
-                latencies[name].append(time.perf_counter() - started)
-    for connection in connections.values():
-        connection.close()
-    return {name: np.array(each) for name, each in latencies.items()}

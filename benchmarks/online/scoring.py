@@ -1,16 +1,14 @@
-"""Scoring in process: what embeddings cost a request from its bytes to its answer's, and where the time goes.
+"""Scoring in process: where the time of a request goes.
 
     python -m benchmarks.online.scoring [--quick] [--json]
 
 One thread, its CPU time, which leaves out what other processes took. `pclick_user`'s features (8 of the member, 15 of
-the item) and default network, an LMDB store of 100,000 members. `without` has a constant in the place of embeddings.
+the item) and default network, an LMDB store of 100,000 members.
 
-- `in_process`: per number of candidates, microseconds of a whole request through the service without its sockets, with
-  and without embeddings in turn, and their ratios; `steps` are its parts, with embeddings.
+- `steps_us`: per number of candidates, microseconds of the parts of a request, from its bytes to its answer's.
 - `engines_us`: the network alone on each engine.
 """
 
-import asyncio
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,10 +17,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-from fastapi import FastAPI
 
 from benchmarks.online import world
-from benchmarks.online.server import with_embeddings, without
 from benchmarks.reporting import command, single_thread
 from limaml.online.columns import Encoder
 from limaml.online.runtime import PROBE_ROWS, TorchRuntime, seconds_of
@@ -31,48 +27,6 @@ from limaml.serve.service import Answer
 
 CANDIDATES = (1, 50)
 _REQUESTS = 500
-
-
-async def ask(app: FastAPI, body: bytes) -> None:
-    """One request through the service, without a socket."""
-    headers = [(b"host", b"benchmark"), (b"content-length", str(len(body)).encode())]
-    path = {"path": "/v1/score", "raw_path": b"/v1/score", "query_string": b"", "scheme": "http", "headers": headers}
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", **path}
-    statuses: list[int] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Any) -> None:
-        statuses.append(message.get("status", 200))
-
-    await app(scope, receive, send)
-    assert set(statuses) == {200}
-
-
-async def compare(folder: Path, rounds: int) -> dict[str, Any]:
-    """CPU time of requests with and without embeddings, in turn."""
-    apps = {"with": with_embeddings(folder), "without": without(folder)}
-    for app in apps.values():
-        assert await app.state.service.refresh()
-    order, names = np.random.default_rng(0), list(apps)
-    result: dict[str, Any] = {}
-    for candidates in CANDIDATES:
-        requests = _bodies(candidates)
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(-len(requests), rounds):
-            for place in order.permutation(len(names)).tolist():
-                started = time.thread_time()
-                await ask(apps[names[place]], requests[turn % len(requests)])
-                if turn >= 0:
-                    seconds[names[place]].append(time.thread_time() - started)
-        ours, theirs = ({q: float(np.percentile(seconds[name], q)) for q in (50, 99)} for name in names)
-        result[str(candidates)] = {
-            "with_us": {f"p{q}": round(1e6 * each, 1) for q, each in ours.items()},
-            "without_us": {f"p{q}": round(1e6 * each, 1) for q, each in theirs.items()},
-            **{f"ratio_p{q}": round(ours[q] / theirs[q], 3) for q in (50, 99)},
-        }
-    return result
 
 
 def _bodies(candidates: int) -> list[bytes]:
@@ -128,19 +82,13 @@ def measure(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="limaml-benchmark-") as temporary:
         folder = Path(temporary)
         world.build(folder, world.application())
-        in_process = asyncio.run(compare(folder, 1000 if quick else 10_000))
         parts, engines = steps(folder, 300 if quick else 3000)
-    return {"in_process": in_process, "steps_us": parts, "engines_us": engines, "engine_rows": list(PROBE_ROWS)}
+    return {"steps_us": parts, "engines_us": engines, "engine_rows": list(PROBE_ROWS)}
 
 
 def rows(result: dict[str, Any]) -> list[list[Any]]:
     """The figures as lines of a table: what, figure, peer, ratio."""
     lines: list[list[Any]] = []
-    for candidates, each in result["in_process"].items():
-        for q in ("p50", "p99"):
-            ours, theirs = each["with_us"][q], each["without_us"][q]
-            name = f"request in process, CPU, {candidates} candidates, {q}"
-            lines.append([name, f"{ours} µs", f"without embeddings {theirs} µs", each[f"ratio_{q}"]])
     for candidates, parts in result["steps_us"].items():
         lines += [[f"{name}, {candidates} candidates", f"{us} µs", "", ""] for name, us in parts.items()]
     for name, each in result["engines_us"].items():

@@ -1,9 +1,10 @@
 """A scorer to ask over HTTP, in a process of its own.
 
-    python -m benchmarks.online.server FOLDER with|without|bare PORT
+    python -m benchmarks.online.server FOLDER with|either|bare PORT
 
-`with` is the product. `without` is the same service, network and answers with a constant in the place of meta
-embeddings. `bare` is the least a FastAPI handler can do for the same arithmetic: no checks, limits, metrics or reasons.
+`with` is the product. `either` answers as it was told last by `POST /answer/with` or `without`: the latter is the same
+service, network and answers with a constant in the place of meta embeddings. `bare` is the least a FastAPI handler can
+do for the same arithmetic: no checks, limits, metrics or reasons.
 """
 
 import sys
@@ -22,12 +23,19 @@ from limaml.serve import logs
 from limaml.serve.app import create_app
 
 
-def without(folder: Path) -> FastAPI:
-    """The service whose release uses no embeddings."""
+def either(folder: Path) -> FastAPI:
+    """The service, told by requests whether to answer the next ones with or without embeddings."""
     app = with_embeddings(folder)
     service = app.state.service
-    load = service.load
-    service.load = lambda: world.WithoutEmbeddings.of(load())
+    held: dict[str, Pinned] = {}
+
+    @app.post("/answer/{kind}")
+    async def answer(kind: str) -> Response:
+        if not held:
+            held.update({"with": service.pinned, "without": world.WithoutEmbeddings.of(service.pinned)})
+        service.pinned = held[kind]
+        return Response()
+
     return app
 
 
@@ -68,6 +76,6 @@ def bare(folder: Path) -> FastAPI:
 if __name__ == "__main__":
     single_thread()
     logs.configure()
-    made = {"with": with_embeddings, "without": without, "bare": bare}[sys.argv[2]](Path(sys.argv[1]))
+    made = {"with": with_embeddings, "either": either, "bare": bare}[sys.argv[2]](Path(sys.argv[1]))
     config = uvicorn.Config(made, port=int(sys.argv[3]), log_level="warning", access_log=False)
     uvicorn.Server(config).run()

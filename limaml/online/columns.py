@@ -3,9 +3,10 @@
 Without Arrow: for a handful of rows it would cost more than the score. Shapes: R rows, one candidate each.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -113,22 +114,25 @@ def _codes(names: list[str], columns: Columns) -> npt.NDArray[np.int64]:
 
 def _numbers(names: list[str], columns: Columns) -> npt.NDArray[np.float32]:
     matrix = np.empty((columns.rows, len(names)), np.float32)
-    # What all rows share and what they don't are one conversion each, however many columns there are.
-    lengths = [len(columns.values[name]) for name in names]
-    for length in set(lengths):
-        places = [place for place, each in enumerate(lengths) if each == length]
-        chosen = [names[place] for place in places]
-        matrix[:, places] = _floats(chosen, [columns.values[name] for name in chosen])
+    # Neighbours of one length are one conversion, however many columns there are: what all rows share, what they don't.
+    place = 0
+    for _, group in groupby(names, lambda name: len(columns.values[name])):
+        chosen = list(group)
+        matrix[:, place : place + len(chosen)] = _floats(chosen, [columns.values[name] for name in chosen])
+        place += len(chosen)
     return matrix
 
 
 def _floats(names: list[str], values: list[list[Any]]) -> npt.NDArray[np.float32]:
     """[length, n] of n columns of one length, each number rounded once."""
     flat = list(chain.from_iterable(values))
-    if not set(map(type, flat)) <= _NUMBERS:
-        for name, column in zip(names, values, strict=True):
-            _wrong(name, column, _NUMBERS, "a numeric feature must be a number, true, false or null")
-    exact = np.array(flat, np.float64)
+    try:
+        exact = np.asarray(array("d", flat))  # which takes numbers and nothing else
+    except (TypeError, OverflowError):
+        if not set(map(type, flat)) <= _NUMBERS:
+            for name, column in zip(names, values, strict=True):
+                _wrong(name, column, _NUMBERS, "a numeric feature must be a number, true, false or null")
+        exact = np.array(flat, np.float64)
     with np.errstate(over="ignore"):
         numbers = exact.astype(np.float32)
     large = np.abs(exact) > _EXACT_INTEGERS

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import lmdb
@@ -14,7 +15,7 @@ from limaml.errors import DataError, StorageError, StoreError
 from limaml.failpoints import failpoint
 from limaml.manifest import canonical_json
 from limaml.online.mapped import MappedFile
-from limaml.online.records import Records, chunk_sum, decode, encode_key
+from limaml.online.records import Records, chunk_sum, encode_key
 from limaml.online.store import Chunk, Generation
 
 SEAL = "generation.json"
@@ -78,22 +79,28 @@ class LmdbReader:
                 )
             self._environment, self._mapped = MappedFile.open(directory / DATA, self._open)
             self._embeddings = self._environment.open_db(_EMBEDDINGS, create=False)
+            # One for good: nothing will ever be written, and to begin and end one costs as much as to read a record.
+            self._transaction = self._environment.begin(db=self._embeddings)
+            self._one_at_a_time = Lock()
 
     def _open(self) -> lmdb.Environment:
         place = str(self._directory)
         return lmdb.open(place, readonly=True, lock=False, create=False, readahead=False, max_dbs=2)
 
     def get(self, task_ids: Sequence[str]) -> Records:
-        keys = [encode_key(each) for each in task_ids]
+        get = self._transaction.get
         try:
-            with self._environment.begin(db=self._embeddings) as transaction:
-                values: list[Any] = [transaction.get(key) for key in keys]
+            with self._one_at_a_time:
+                values: list[Any] = [get(each.encode()) for each in task_ids]
         except lmdb.Error as error:
-            # Rather than around the read: a context manager of its own would be a tenth of it.
+            _check_keys(task_ids)
+            # Rather than around the read: a context manager of its own would cost as much.
             with store_errors("read", self._directory):
                 raise error
-        self._mapped.count(len(keys))
-        return decode(values, self.generation.width, self.generation.dtype)
+        if None in values:
+            _check_keys(task_ids)  # what is there has a key that could be written
+        self._mapped.count(len(values))
+        return Records(values, self.generation.width, self.generation.dtype)
 
     def count(self) -> int:
         with store_errors("read", self._directory), self._environment.begin() as transaction:
@@ -112,6 +119,11 @@ class LmdbReader:
     def close(self) -> None:
         self._mapped.forget()
         self._environment.close()
+
+
+def _check_keys(task_ids: Sequence[str]) -> None:
+    for each in task_ids:
+        encode_key(each)
 
 
 class LmdbWriter:

@@ -2,15 +2,10 @@
 
 A delta is stored as an overlay: a generation that holds only the tasks that changed, and tombstones for those that are
 gone, and names the generation below it (`base`). The newest layer that knows a task answers for it.
-
-Shapes: N task ids asked for, W width of an embedding.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-
-import numpy as np
 
 from limaml.errors import StoreError
 from limaml.online.records import FORMAT, Records
@@ -73,25 +68,17 @@ class Overlay:
         """The newest record of each task; what was removed is absent."""
         found = self._layers[0].get(task_ids)
         for layer in self._layers[1:]:
-            unknown = np.flatnonzero(~(found.found | found.removed)).tolist()
+            unknown = [place for place, value in enumerate(found.values) if value is None]
             if not unknown:
                 break
-            found = _filled(found, unknown, layer.get([task_ids[index] for index in unknown]))
+            values = list(found.values)
+            below = layer.get([task_ids[place] for place in unknown]).values
+            for place, value in zip(unknown, below, strict=True):
+                values[place] = value
+            found = Records(values, self.generation.width, self.generation.dtype)
         return found
 
     def close(self) -> None:
         """Close every layer."""
         for layer in self._layers:
             layer.close()
-
-
-def _filled(above: Records, unknown: list[int], below: Records) -> Records:
-    """Records [N] with the answers of a lower layer in the places that the upper one did not know."""
-    columns = vars(above).items()
-    return replace(above, **{name: _placed(column, unknown, getattr(below, name)) for name, column in columns})
-
-
-def _placed(column: np.ndarray, at: list[int], values: np.ndarray) -> np.ndarray:
-    column = column.copy()
-    column[at] = values
-    return column

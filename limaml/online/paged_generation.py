@@ -17,7 +17,7 @@ from limaml.failpoints import failpoint
 from limaml.manifest import canonical_json
 from limaml.online import pages
 from limaml.online.backend import PLANS, SEALS, Backend, chunks_of
-from limaml.online.records import Records, chunk_sum, decode, encode_key
+from limaml.online.records import Records, chunk_sum, encode_key
 from limaml.online.store import Chunk, Generation
 from limaml.online.writer_lease import Lease
 
@@ -80,7 +80,7 @@ class PagedReader:
         values = [
             None if place is None else pages.find(found[place], key) for key, place in zip(keys, places, strict=True)
         ]
-        return decode(values, self.generation.width, self.generation.dtype)
+        return Records(values, self.generation.width, self.generation.dtype)
 
     def count(self) -> int:
         return sum(chunk.rows for chunk in self._chunks)

@@ -8,9 +8,11 @@ Shapes: R rows, one (task, item) candidate each; K task definitions; W width of 
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -80,6 +82,14 @@ class Pinned:
     runtime: Runtime
     reader: Reader
 
+    @cached_property
+    def _cutoff(self) -> float:
+        return self.release.cutoff.timestamp()
+
+    @cached_property
+    def _maximum_age(self) -> float:
+        return self.application.monitoring.maximum_age_hours * 3600
+
     def fetch(self, candidates: Candidates) -> list[Records]:
         """What the store holds of the candidates' tasks, by definition.
 
@@ -102,11 +112,11 @@ class Pinned:
             DataError: a score is not a number.
         """
         release = self.release
-        age = ((now or datetime.now(UTC)) - release.cutoff).total_seconds()
-        known = FRESH if age <= self.application.monitoring.maximum_age_hours * 3600 else STALE
+        age = (time.time() if now is None else now.timestamp()) - self._cutoff
+        known = FRESH if age <= self._maximum_age else STALE
         reason = np.full(candidates.rows, known, dtype="<U9")
         ages = np.full(candidates.rows, age)
-        if records is not None and all(np.count_nonzero(each.found) == len(each.found) for each in records):
+        if records is not None and all(each.complete for each in records):
             # What is met most, and waited for: nothing to fill in.
             each = [part.embedding.take(tasks.of_row, 0) for tasks, part in zip(candidates.tasks, records, strict=True)]
             embedding = each[0] if len(each) == 1 else np.concatenate(each, axis=1)

@@ -2,24 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 import torch
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from limaml.config import Application
 from limaml.online.columns import Columns, Encoder
 from limaml.online.store import Store
 from limaml.serve import descriptions, inference_protocol, plain
-from limaml.serve.guard import Guard, Refused, error_response, json_response
+from limaml.serve.guard import Endpoint, Guard, Refused, error_response, json_response
 from limaml.serve.metrics import Metrics
 from limaml.serve.service import Answer, NotReady, Service
 
@@ -62,11 +61,21 @@ def create_app(
     return app
 
 
-class _Lean(APIRoute):
-    """A route that is described like any other but called as it is: its handler reads the request by itself."""
+class _Shortcut:
+    """Hands the requests that are waited for straight to their handlers: routing would cost as much as the network."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        return self.endpoint
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]) -> None:
+        self._app = app
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["method"] == "POST"
+        endpoint = self._endpoints.get(scope["path"]) if asked else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+        else:
+            response = await endpoint(Request(scope, receive))
+            await response(scope, receive, send)
 
 
 class _Routes:
@@ -86,18 +95,15 @@ class _Routes:
         described = descriptions.of(self._application)
         model = f"/v2/models/{self._application.name}"
         versioned = model + "/versions/{model_version}"
+        endpoints: dict[str, Endpoint] = {}
         for path, handler in (
             ("/v1/score", self.score),
             (f"{model}/infer", self.infer),
             (f"{versioned}/infer", self.infer),
         ):
-            app.router.add_api_route(
-                path,
-                self._guard.around(path, handler),
-                methods=["POST"],
-                route_class_override=_Lean,
-                **described[handler.__name__],
-            )
+            endpoints[path] = self._guard.around(path, handler)
+            app.add_api_route(path, endpoints[path], methods=["POST"], **described[handler.__name__])
+        app.add_middleware(_Shortcut, endpoints=endpoints)
         for path, handler in (
             ("/v2", self.server_metadata),
             ("/v2/health/live", self.live),
@@ -109,8 +115,6 @@ class _Routes:
             ("/metrics", self.text_metrics),
         ):
             app.add_api_route(path, handler, methods=["GET"], **described[handler.__name__])
-        # Routes are tried in order.
-        app.router.routes.sort(key=lambda route: not isinstance(route, _Lean))
 
     async def score(self, request: Request, body: bytes) -> Response:
         deadline, started = self._until(request), time.perf_counter()

@@ -1,6 +1,7 @@
 """`POST /v1/score`: this member, these candidates."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -52,19 +53,34 @@ class PlainRequests:
             raise DataError(f"unknown field {shown(unknown[0])}; there are {', '.join(FIELDS)}")
         candidates = _candidates(body, self._maximum)
         shared = _shared(body)
-        names = shared.keys()
-        for row, candidate in enumerate(candidates):
-            if not names.isdisjoint(candidate):
-                name = next(name for name in candidate if name in shared)
-                raise DataError(f"column {name}, row {row}: said of all candidates already; say it once")
         first = candidates[0] if candidates else dict.fromkeys(self._wanted)
+        own = _alike([name for name in self._wanted if name in first and name not in shared], candidates)
+        if own is None:
+            names = shared.keys()
+            for row, candidate in enumerate(candidates):
+                if not names.isdisjoint(candidate):
+                    name = next(name for name in candidate if name in shared)
+                    raise DataError(f"column {name}, row {row}: said of all candidates already; say it once")
+            there = [name for name in self._wanted if name in first or any(name in each for each in candidates)]
+            own = {name: _column(name, candidates) for name in there if name not in shared}
         values: dict[str, list[Any]] = {}
         for name in self._wanted:
-            if name in shared:
+            if name in own:
+                values[name] = own[name]
+            elif name in shared:
                 values[name] = [shared[name]]
-            elif name in first or any(name in candidate for candidate in candidates):
-                values[name] = _column(name, candidates)
         return Columns(len(candidates), values)
+
+
+def _alike(names: list[str], candidates: list[dict[str, Any]]) -> dict[str, list[Any]] | None:
+    """The columns of candidates that all have these names and no others, as nearly all requests' do; else None."""
+    if len(names) < 2 or set(map(len, candidates)) != {len(names)}:
+        return None
+    try:
+        columns = zip(*map(itemgetter(*names), candidates), strict=True)
+        return {name: list(column) for name, column in zip(names, columns, strict=True)}
+    except KeyError:
+        return None
 
 
 def _candidates(body: dict[str, Any], maximum: int) -> list[dict[str, Any]]:
@@ -130,17 +146,22 @@ def answer_of(application: Application, answer: Answer, columns: Columns) -> byt
     scores = answer.scores
     reasons = scores.reason.tolist()
     rows = zip(scores.probability.tolist(), ranks(scores.probability).tolist(), reasons, strict=True)
-    candidates: list[dict[str, Any]] = [
-        {"probability": probability, "rank": rank, "reason": reason} for probability, rank, reason in rows
-    ]
     item = application.data.item_column
     items = columns.values.get(item, ())
-    if len(items) == len(candidates):
-        candidates = [{item: each, **scored} for each, scored in zip(items, candidates, strict=True)]
+    candidates: list[dict[str, Any]]
+    if len(items) == len(reasons):
+        candidates = [
+            {item: each, "probability": probability, "rank": rank, "reason": reason}
+            for each, (probability, rank, reason) in zip(items, rows, strict=True)
+        ]
+    else:
+        candidates = [
+            {"probability": probability, "rank": rank, "reason": reason} for probability, rank, reason in rows
+        ]
     return orjson.dumps(
         {
             **described(answer),
-            "reason": max(reasons, key=REASONS.index, default=None),
+            "reason": max(set(reasons), key=REASONS.index, default=None),
             "age_seconds": age_of(scores),
             "candidates": candidates,
         }

@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 
 from benchmarks.online import http, scoring, world
-from benchmarks.online.load import at_rate, in_turn, post, saturate
-from benchmarks.online.server import bare, with_embeddings, without
+from benchmarks.online.load import at_rate, post, saturate
+from benchmarks.online.server import bare, either, with_embeddings
 from tests.limaml.serve.conftest import asgi
 
 
@@ -42,13 +42,29 @@ def test_the_bare_handler_does_the_same_arithmetic(folder: Path) -> None:
 
 
 def test_without_embeddings_reads_nothing_and_answers_alike(folder: Path) -> None:
-    body = world.request(world.application(), 7, 5)
-    ours, constant = scores(with_embeddings(folder), body), scores(without(folder), body)
+    app, body = either(folder), world.request(world.application(), 7, 5)
+    neighbour = body | {"task": {"member_id": 8}}
+    ours = scores(app, body)
+
+    def ask(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert asyncio.run(asgi(app, "POST", f"/answer/{kind}")).status == 200
+        reply = asyncio.run(asgi(app, "POST", "/v1/score", orjson.dumps(body)))
+        assert reply.status == 200
+        return reply.json
+
+    constant = ask("without", body)
     assert set(ours) == set(constant)
     assert [set(each) for each in ours["candidates"]] == [set(each) for each in constant["candidates"]]
-    other = scores(without(folder), body | {"task": {"member_id": 8}})
-    assert other["candidates"] == constant["candidates"]
-    assert scores(with_embeddings(folder), body | {"task": {"member_id": 8}})["candidates"] != ours["candidates"]
+    assert ask("without", neighbour)["candidates"] == constant["candidates"]
+    assert ask("with", neighbour)["candidates"] != ours["candidates"]
+    assert ask("with", body)["candidates"] == ours["candidates"]
+
+
+def test_what_embeddings_cost(folder: Path) -> None:
+    result = http.compare(folder, 200)
+    assert set(result) == {"1", "50"}
+    for each in result.values():
+        assert all(each[f"us_{what}"][kind] > 0 for what in ("p50", "p99", "cpu") for kind in http.KINDS)
 
 
 def test_load_over_sockets(folder: Path) -> None:
@@ -59,8 +75,6 @@ def test_load_over_sockets(folder: Path) -> None:
         latencies = asyncio.run(at_rate(port, requests, 40, 1.0, connections=4))
         assert len(latencies) == 40
         assert latencies.min() > 0
-        turns = asyncio.run(in_turn({"a": port, "b": port}, {"a": requests, "b": requests}, 6, 2))
-        assert {name: len(each) for name, each in turns.items()} == {"a": 6, "b": 6}
         with pytest.raises(RuntimeError, match="candidates must be a list"):
             asyncio.run(saturate(port, [post("/v1/score", b"{}")], 0.3, 1))
 

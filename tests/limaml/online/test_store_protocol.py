@@ -188,7 +188,7 @@ def test_tombstones_hide_what_lies_below(store: Store) -> None:
     asked = [keys[0].decode(), keys[3].decode(), keys[4].decode(), "new", "nobody"]
     layer = store.open(above.name).get(asked)
     assert layer.found.tolist() == [True, False, False, True, False]
-    assert layer.removed.tolist() == [False, True, False, False, False]
+    assert [value == TOMBSTONE for value in layer.values] == [False, True, False, False, False]
     whole = open_generation(store, above.name).get(asked)
     assert whole.found.tolist() == [True, False, True, True, False]
     assert whole.samples.tolist() == [1000, 0, 4, 1000, 0]

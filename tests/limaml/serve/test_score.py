@@ -100,6 +100,23 @@ def test_a_candidate_that_lacks_what_others_have(client: Client, served: Served)
     assert "column notification_type, row 4: missing, while other" in client.score(asked).json["error"]
 
 
+def test_a_candidate_that_says_again_what_is_said_of_all(client: Client, served: Served) -> None:
+    asked = request_of(served, 3)
+    name = next(iter(asked["features"]))
+    asked["candidates"][2][name] = 1
+    assert f"column {name}, row 2: said of all candidates already" in client.score(asked).json["error"]
+
+
+def test_what_candidates_have_beside_features_changes_nothing(client: Client, served: Served) -> None:
+    asked = request_of(served, 3)
+    expected = client.score(asked).json["candidates"]
+    for candidate in asked["candidates"]:
+        candidate["shelf"] = "top"
+    assert client.score(asked).json["candidates"] == expected
+    del asked["candidates"][1]["shelf"]
+    assert client.score(asked).json["candidates"] == expected
+
+
 def test_other_paths_and_methods(client: Client) -> None:
     assert (client.get("/nothing").status, client.get("/nothing").json) == (404, {"error": "Not Found"})
     assert client.get("/v1/score").status == 405
