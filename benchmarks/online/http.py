@@ -178,7 +178,7 @@ def _highest_rate(port: int, sent: Sequence[bytes], closed: float, seconds: floa
 
 
 def _window(port: int, sent: Sequence[bytes], share: float, seconds: float, seed: int) -> np.ndarray:
-    """Latencies at a share of what a closed loop reaches now: machines that others use drift by a quarter in minutes."""
+    """Latencies at a share of what a closed loop reaches now: a shared machine drifts by a quarter in minutes."""
     closed = asyncio.run(saturate(port, sent, seconds / 4))
     return asyncio.run(at_rate(port, sent, share * closed, seconds, seed=seed))
 
