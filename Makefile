@@ -34,8 +34,9 @@ servers:
 	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -y -qq redis-server >/dev/null; } \
 	  || echo "redis-server is missing: the tests that need it are skipped; install it to run them"
 
+# One process more than the two cores the suite is timed on: tests that wait for servers and killed processes leave a quarter idle.
 test: lint servers ## Linters, types, import contract and the default tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 test-heavy: install servers ## The tests marked heavy: minutes long or memory hungry
 	$(BIN)/python -m pytest -m heavy

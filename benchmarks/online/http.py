@@ -103,7 +103,7 @@ async def _in_turn(
     latency: dict[str, list[float]] = {kind: [] for kind in KINDS}
     cpu: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     order = np.random.default_rng(0)
-    for first in range(-len(sent), rounds, _BLOCK):
+    for first in range(-min(len(sent), rounds), rounds, _BLOCK):
         for kind in order.permutation(KINDS).tolist():
             await connection.ask(post(f"/answer/{kind}", b""))
             before, found = _cpu(process), []
