@@ -33,6 +33,7 @@ h1 { font-size:1.7rem; line-height:1.2; margin:0 0 .4rem } h2 { font-size:1.15re
 .good { color:var(--good) } .bad { color:var(--bad) } .warn { color:var(--warn) }
 .scroll { overflow-x:auto } table { border-collapse:collapse; font-size:.92rem; min-width:24rem; margin:.3rem 0 }
 th,td { padding:.38rem .8rem; border-bottom:1px solid var(--line); text-align:left; vertical-align:top }
+td:last-child:not(.number) { min-width:14rem }
 th { color:var(--soft); font-weight:600; white-space:nowrap } td.number,th.number { text-align:right;
   font-variant-numeric:tabular-nums; white-space:nowrap } tbody tr:hover { background:var(--tint) }
 .figure { padding:.4rem } .figure svg { max-width:100%; height:auto }
