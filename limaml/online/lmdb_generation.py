@@ -15,7 +15,7 @@ from limaml.errors import DataError, StorageError, StoreError
 from limaml.failpoints import failpoint
 from limaml.manifest import canonical_json
 from limaml.online.mapped import MappedFile
-from limaml.online.records import Records, chunk_sum, encode_key
+from limaml.online.records import Layout, Records, chunk_sum, encode_key
 from limaml.online.store import Chunk, Generation
 
 SEAL = "generation.json"
@@ -69,6 +69,7 @@ class LmdbReader:
     def __init__(self, directory: Path, generation: Generation) -> None:
         self.generation = generation
         self._directory = directory
+        self._layout = Layout(generation.width, generation.dtype)
         with store_errors("read", directory):
             # Pages are mapped: a file that lost its tail would kill the process on the first touch, so look before.
             size = (directory / DATA).stat().st_size
@@ -100,7 +101,7 @@ class LmdbReader:
         if None in values:
             _check_keys(task_ids)  # what is there has a key that could be written
         self._mapped.count(len(values))
-        return Records(values, self.generation.width, self.generation.dtype)
+        return Records(values, self._layout)
 
     def count(self) -> int:
         with store_errors("read", self._directory), self._environment.begin() as transaction:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from limaml.errors import StoreError
-from limaml.online.records import FORMAT, Records
+from limaml.online.records import FORMAT, Layout, Records
 from limaml.online.store import Generation, Layer, Reader, Store
 
 
@@ -63,6 +63,7 @@ class Overlay:
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = layers
         self.generation = layers[0].generation
+        self._layout = Layout(self.generation.width, self.generation.dtype)
 
     def get(self, task_ids: Sequence[str]) -> Records:
         """The newest record of each task; what was removed is absent."""
@@ -75,7 +76,7 @@ class Overlay:
             below = layer.get([task_ids[place] for place in unknown]).values
             for place, value in zip(unknown, below, strict=True):
                 values[place] = value
-            found = Records(values, self.generation.width, self.generation.dtype)
+            found = Records(values, self._layout)
         return found
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from limaml.failpoints import failpoint
 from limaml.manifest import canonical_json
 from limaml.online import pages
 from limaml.online.backend import PLANS, SEALS, Backend, chunks_of
-from limaml.online.records import Records, chunk_sum, encode_key
+from limaml.online.records import Layout, Records, chunk_sum, encode_key
 from limaml.online.store import Chunk, Generation
 from limaml.online.writer_lease import Lease
 
@@ -70,6 +70,7 @@ class PagedReader:
         self.generation = generation
         self._backend = backend
         self._chunks = chunks
+        self._layout = Layout(generation.width, generation.dtype)
         self._first = [chunk.first.encode() for chunk in chunks]
 
     def get(self, task_ids: Sequence[str]) -> Records:
@@ -80,7 +81,7 @@ class PagedReader:
         values = [
             None if place is None else pages.find(found[place], key) for key, place in zip(keys, places, strict=True)
         ]
-        return Records(values, self.generation.width, self.generation.dtype)
+        return Records(values, self._layout)
 
     def count(self) -> int:
         return sum(chunk.rows for chunk in self._chunks)

@@ -22,8 +22,7 @@ TOMBSTONE = b""  # the value of a task that was removed
 
 Precision = Literal["float32", "float16"]
 
-_FLOAT32 = np.dtype("<f4")
-_NUMBERS: Mapping[Precision, np.dtype] = {"float32": _FLOAT32, "float16": np.dtype("<f2")}
+_NUMBERS: Mapping[Precision, str] = {"float32": "<f4", "float16": "<f2"}
 
 
 @cache
@@ -75,6 +74,45 @@ def encode(table: pa.Table, width: int, precision: Precision) -> tuple[list[byte
     return keys, [data[i : i + size] for i in range(0, len(data), size)]
 
 
+class Layout:
+    """How values of one kind are read; made once for many requests, since what is looked up in each adds up.
+
+    Attributes:
+        dtype: of one value, as `value_dtype`.
+    """
+
+    def __init__(self, width: int, precision: Precision) -> None:
+        self.dtype = value_dtype(width, precision)
+        self.size = self.dtype.itemsize
+        self._name = f"{width} × {precision}"
+        self._width = width
+        self._number = np.dtype(_NUMBERS[precision])
+        self._strides = self.size, self._number.itemsize
+        self._absent = bytes(self.size)
+
+    def check(self, value: bytes) -> None:
+        """See that a value is of this format's size.
+
+        Raises:
+            StoreError: it is not.
+        """
+        if len(value) != self.size:
+            raise StoreError(
+                f"a stored value has {len(value)} bytes where {self.size} are due ({self._name}): "
+                "the generation is damaged; roll back, then publish again"
+            )
+
+    def together(self, values: Sequence[bytes | None]) -> bytes:
+        """N values one after the other, zeros where there is none."""
+        return b"".join([value or self._absent for value in values])
+
+    def embeddings(self, values: Sequence[bytes | None]) -> npt.NDArray[np.float32]:
+        """[N, W] their embeddings; not to be written to."""
+        # They come first in a value. As one view: a field of a structured array takes three times as long.
+        shape = len(values), self._width
+        return np.ndarray(shape, self._number, self.together(values), 0, self._strides).astype(np.float32, copy=False)
+
+
 class Records:
     """What a store answered for N task ids, decoded where it is asked for: most of a request's time is not arithmetic.
 
@@ -83,9 +121,9 @@ class Records:
         complete: whether the generation holds every one of the tasks.
     """
 
-    __slots__ = ("_precision", "_width", "complete", "values")
+    __slots__ = ("_layout", "complete", "values")
 
-    def __init__(self, values: Sequence[bytes | None], width: int, precision: Precision) -> None:
+    def __init__(self, values: Sequence[bytes | None], layout: Layout) -> None:
         """Check sizes.
 
         Raises:
@@ -93,15 +131,10 @@ class Records:
         """
         self.values = values
         self.complete = all(values)
-        self._width = width
-        self._precision: Precision = precision
-        size = value_dtype(width, precision).itemsize
+        self._layout = layout
         for value in values:
-            if value and len(value) != size:
-                raise StoreError(
-                    f"a stored value has {len(value)} bytes where {size} are due ({width} × {precision}): "
-                    "the generation is damaged; roll back, then publish again"
-                )
+            if value:
+                layout.check(value)
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
@@ -111,12 +144,7 @@ class Records:
     @property
     def embedding(self) -> npt.NDArray[np.float32]:
         """[N, W] of those found, zeros for the others; not to be written to."""
-        layout = value_dtype(self._width, self._precision)
-        number = _NUMBERS[self._precision]
-        # Embeddings come first in a record. One view: a field of a structured array takes three times as long.
-        strides = layout.itemsize, number.itemsize
-        array = np.ndarray((len(self.values), self._width), number, self._bytes(layout.itemsize), 0, strides)
-        return array if number is _FLOAT32 else array.astype(_FLOAT32)
+        return self._layout.embeddings(self.values)
 
     @property
     def newest_event_time(self) -> npt.NDArray[np.int64]:
@@ -130,12 +158,7 @@ class Records:
 
     @property
     def _decoded(self) -> np.ndarray:
-        layout = value_dtype(self._width, self._precision)
-        return np.frombuffer(self._bytes(layout.itemsize), layout)
-
-    def _bytes(self, size: int) -> bytes:
-        absent = bytes(size)
-        return b"".join([value or absent for value in self.values])
+        return np.frombuffer(self._layout.together(self.values), self._layout.dtype)
 
 
 def chunk_sum(keys: Sequence[bytes], values: Sequence[bytes]) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limaml.errors import DataError, StoreError
-from limaml.online.records import Records, encode, encode_key, value_dtype
+from limaml.online.records import Layout, Records, encode, encode_key, value_dtype
 from limaml.schema import embedding_schema
 
 
@@ -31,7 +31,7 @@ def test_layout_is_the_documented_one() -> None:
 @given(st.lists(st.lists(st.floats(-1000, 1000, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_round_trip(vectors: list[list[float]]) -> None:
     _, values = encode(rows(*vectors), 3, "float32")
-    found = Records([None, *values], 3, "float32")
+    found = Records([None, *values], Layout(3, "float32"))
     np.testing.assert_array_equal(found.embedding[1:], np.array(vectors, np.float32))
     assert found.found.tolist() == [False] + [True] * len(vectors)
     assert not found.embedding[0].any()
@@ -54,7 +54,7 @@ def test_keys_no_store_can_hold() -> None:
 
 def test_values_of_another_size_are_damage() -> None:
     with pytest.raises(StoreError, match="has 5 bytes where 16 are due"):
-        Records([b"12345"], 2, "float16")
+        Records([b"12345"], Layout(2, "float16"))
 
 
 def test_wrong_width_is_refused() -> None:
