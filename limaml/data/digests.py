@@ -4,7 +4,7 @@
 is no protection against rows made up to collide.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,26 +26,24 @@ def support_digests(batch: TaskBatch) -> Digests:
     digests = np.zeros(batch.tasks, np.uint64)
     tasks = np.flatnonzero(batch.support)
     starts = batch.offsets[tasks]
-    ranges = zip(starts.tolist(), (starts + batch.support[tasks]).tolist(), strict=True)
-    digests[tasks] = list(_digests((getattr(batch, name) for name in _READ), ranges))
+    digests[tasks] = _digests((getattr(batch, name) for name in _READ), starts, starts + batch.support[tasks])
     return digests
 
 
 def row_digests(*columns: npt.NDArray) -> Digests:
     """[R] digests of the rows of arrays [R] or [R, n], side by side."""
     rows = len(columns[0])
-    return np.fromiter(_digests(columns, zip(range(rows), range(1, rows + 1), strict=True)), np.uint64, rows)
+    starts = np.arange(rows)
+    return _digests(columns, starts, starts + 1)
 
 
-def _digests(columns: Iterable[npt.NDArray], ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
+def _digests(columns: Iterable[npt.NDArray], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> Digests:
     """The digest of each range of rows: each column's is the seed of the next one's."""
-    views = [
-        (np.ascontiguousarray(column).reshape(-1).data.cast("B"), column.nbytes // len(column))
-        for column in columns
-        if column.size
-    ]
-    for start, stop in ranges:
-        digest = 0
-        for view, width in views:
-            digest = xxh3_64_intdigest(view[start * width : stop * width], digest)
-        yield digest
+    digests = [0] * len(starts)
+    for column in columns:
+        if column.size:
+            view = np.ascontiguousarray(column).reshape(-1).data.cast("B")
+            width = column.nbytes // len(column)
+            ranges = zip((starts * width).tolist(), (stops * width).tolist(), digests, strict=True)
+            digests = [xxh3_64_intdigest(view[start:stop], seed) for start, stop, seed in ranges]
+    return np.array(digests, np.uint64)

@@ -282,15 +282,17 @@ class _Job:
         options = self.application.embeddings
         for group in row_groups(file, self.task_set.manifest.details["widths"]):
             ids = np.array([stored_id(self.task_set.definition, task) for task in group.task_ids], object)
-            digests, tasks = support_digests(group), np.flatnonzero(group.support)
+            tasks = np.flatnonzero(group.support)
             if earlier is not None:
-                tasks = tasks[earlier.changed(ids[tasks], digests[tasks])]
+                tasks = tasks[earlier.changed(ids[tasks], support_digests(group)[tasks])]
             self.bar.advance(self.bar.task_ids[-1], int(group.support.sum() - group.support[tasks].sum()))
             for part in support_parts(group, tasks, options.tasks_per_batch, ROWS_PER_BATCH):
                 support = group.support_only(part)
                 newest = support.event_time[support.offsets[1:] - 1]
                 _check_before(support, newest, self.cutoff)
-                yield ids[part], self._vectors(support), newest, support.lengths, digests[part]
+                # Of the few rows that are read next: those of a whole group would be out of the cache again.
+                digests = support_digests(support)
+                yield ids[part], self._vectors(support), newest, support.lengths, digests
                 self.bar.advance(self.bar.task_ids[-1], support.rows)
 
     def _vectors(self, support: TaskBatch) -> np.ndarray:
