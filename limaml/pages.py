@@ -24,7 +24,7 @@ _TEMPLATE = """<!doctype html>
 @media (prefers-color-scheme: dark) { :root { --ink:#e6e9ee; --soft:#9aa5b4; --line:#343c48; --good:#5cc99a; --bad:#ff8f85;
   --warn:#e6b450; --accent:#8fb2ff; --paper:#14181f; --tint:#1c222b; } .figure { background:#fff; border-radius:6px } }
 * { box-sizing:border-box }
-body { margin:0 auto; padding:2rem 1.25rem 4rem; max-width:66rem; color:var(--ink); background:var(--paper);
+body { margin:0 auto; padding:2rem 1.25rem 4rem; max-width:70rem; color:var(--ink); background:var(--paper);
   font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif }
 h1 { font-size:1.7rem; line-height:1.2; margin:0 0 .4rem } h2 { font-size:1.15rem; margin:2.2rem 0 .6rem }
 .lead { font-size:1.05rem; margin:.2rem 0 1rem; max-width:50rem } .note { color:var(--soft); font-size:.9rem; max-width:50rem }
@@ -32,8 +32,8 @@ h1 { font-size:1.7rem; line-height:1.2; margin:0 0 .4rem } h2 { font-size:1.15re
   border:1px solid currentColor; vertical-align:middle; margin-left:.6rem }
 .good { color:var(--good) } .bad { color:var(--bad) } .warn { color:var(--warn) }
 .scroll { overflow-x:auto } table { border-collapse:collapse; font-size:.92rem; min-width:24rem; margin:.3rem 0 }
-th,td { padding:.38rem .8rem; border-bottom:1px solid var(--line); text-align:left; vertical-align:top }
-td:last-child:not(.number) { min-width:14rem }
+th,td { padding:.38rem .6rem; border-bottom:1px solid var(--line); text-align:left; vertical-align:top }
+td:last-child:not(.number) { min-width:11rem }
 th { color:var(--soft); font-weight:600; white-space:nowrap } td.number,th.number { text-align:right;
   font-variant-numeric:tabular-nums; white-space:nowrap } tbody tr:hover { background:var(--tint) }
 .figure { padding:.4rem } .figure svg { max-width:100%; height:auto }
