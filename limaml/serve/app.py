@@ -101,8 +101,10 @@ class _Routes:
             (f"{model}/infer", self.infer),
             (f"{versioned}/infer", self.infer),
         ):
-            endpoints[path] = self._guard.around(path, handler)
-            app.add_api_route(path, endpoints[path], methods=["POST"], **described[handler.__name__])
+            endpoint = self._guard.around(path, handler)
+            app.add_api_route(path, endpoint, methods=["POST"], **described[handler.__name__])
+            if path != f"{versioned}/infer":  # whose version only the router can tell
+                endpoints[path] = endpoint
         app.add_middleware(_Shortcut, endpoints=endpoints)
         for path, handler in (
             ("/v2", self.server_metadata),

@@ -120,3 +120,9 @@ def test_what_candidates_have_beside_features_changes_nothing(client: Client, se
 def test_other_paths_and_methods(client: Client) -> None:
     assert (client.get("/nothing").status, client.get("/nothing").json) == (404, {"error": "Not Found"})
     assert client.get("/v1/score").status == 405
+
+
+def test_a_path_in_the_form_of_a_route_names_a_version_like_any_other(client: Client) -> None:
+    reply = client.post("/v2/models/small/versions/%7Bmodel_version%7D/infer", {})
+    assert reply.status == 404
+    assert "is not served" in reply.json["error"]
